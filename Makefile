@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# Builds Tagstash, runs it under QEMU and tests it. `make help` lists what there is to make.
+
+TARGET := aarch64-unknown-none-softfloat
+BUILD := build
+LOGS := $(BUILD)/logs
+PYTHON ?= python3
+CARGO ?= cargo
+# More options for qemu/run.py, such as ARGS='--cpus 4 --layout crossed'.
+ARGS ?=
+# The suites that `make test` runs; all of them if empty.
+SUITES ?=
+
+# V=1 shows the commands.
+Q := $(if $(filter 1,$(V)),,@)
+
+# Not followed above this directory, so that sources unpacked inside somebody's repository do not take its commit.
+export GIT_CEILING_DIRECTORIES := $(dir $(CURDIR))
+export TAGSTASH_COMMIT := $(or $(shell git describe --always --dirty --abbrev=12 2>/dev/null),unknown)
+
+# Each of these would silently replace what .cargo/config.toml and the lines below set.
+unexport RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET CARGO_TARGET_DIR CARGO_BUILD_RUSTFLAGS TAGSTASH_BUILD
+
+# Expanded when a recipe runs, which is after set-up has written the two files. They say how to build the core library
+# where the target's own is not to be had, and are empty elsewhere.
+CARGO_ENV = $(shell cat $(BUILD)/cargo.env 2>/dev/null)
+CARGO_FLAGS = $(shell cat $(BUILD)/cargo.flags 2>/dev/null)
+BARE_BUILD = $(CARGO_ENV) $(CARGO) build --release --target $(TARGET) --target-dir target $(CARGO_FLAGS)
+BARE_CLIPPY = $(CARGO_ENV) $(CARGO) clippy --release --target $(TARGET) --target-dir target/clippy $(CARGO_FLAGS)
+BARE_OUT := target/$(TARGET)/release
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build image harness machine run test model lint fmt clean distclean
+# Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
+.NOTPARALLEL:
+
+help: ## Lists the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "V=1 shows the commands; ARGS='...' goes to qemu/run.py; SUITES='...' picks suites (tests/suite.py --list)."
+
+setup: ## Gets what is missing: Rust target, QEMU, device-tree compiler
+	$(Q)$(PYTHON) qemu/setup.py
+
+build: image harness ## Builds the firmware image and the test guest
+
+image: setup
+	$(Q)echo "build: $(BUILD)/tagstash.img ($(TAGSTASH_COMMIT))"
+	$(Q)$(BARE_BUILD) -p tagstash --bin tagstash --features firmware
+	$(Q)$(PYTHON) qemu/flatten.py $(BARE_OUT)/tagstash $(BUILD)/tagstash.img
+
+harness: setup
+	$(Q)echo "build: $(BUILD)/harness.img"
+	$(Q)$(BARE_BUILD) -p harness --bin harness --features firmware
+	$(Q)$(PYTHON) qemu/flatten.py $(BARE_OUT)/harness $(BUILD)/harness.img
+
+machine: setup ## Builds the library that aliases QEMU's tag memory
+	$(Q)echo "build: $(BUILD)/libtagalias.so"
+	$(Q)$(CARGO) build --release --target-dir target -p tagalias
+	$(Q)cmp -s target/release/libtagalias.so $(BUILD)/libtagalias.so || cp target/release/libtagalias.so $(BUILD)/
+
+run: build machine ## Boots the shim with the test guest and ends with a report
+	$(Q)$(PYTHON) qemu/run.py --icount --kernel $(BUILD)/harness.img --bootargs mode=report \
+		--expect '# report complete' --timeout 300 --log $(LOGS)/run.log $(ARGS)
+
+test: setup ## Runs every suite; the last line counts them
+	$(Q)$(PYTHON) tests/suite.py $(SUITES)
+
+model: ## Runs the model checker (loom) on the racing operations
+	$(Q)RUSTFLAGS="--cfg loom" $(CARGO) test --release --test loom --target-dir target/loom
+
+lint: setup ## Checks formatting and lints, host and firmware
+	$(Q)$(CARGO) fmt --all --check
+	$(Q)$(CARGO) clippy --workspace --all-targets --target-dir target/clippy -- -D warnings
+	$(Q)$(BARE_CLIPPY) -p tagstash -p harness --features tagstash/firmware,harness/firmware -- -D warnings
+
+fmt: ## Formats the sources
+	$(Q)$(CARGO) fmt --all
+
+clean: ## Removes what was built, keeps what was fetched
+	$(Q)rm -rf target $(BUILD)/*.img $(BUILD)/*.so $(LOGS) $(BUILD)/tagstash-*
+
+distclean: clean ## Removes what was fetched as well
+	$(Q)rm -rf $(BUILD)

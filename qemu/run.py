@@ -1,0 +1,799 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Boots Tagstash under QEMU with a guest payload.
+
+Two machines. The aliased one (default) behaves like silicon whose tag storage is carved out of RAM: a device tree
+written here describes the storage, and a preloaded library makes QEMU's tag memory and that part of RAM one memory. The
+plain one (--plain) is what QEMU offers by itself, with no tag storage described.
+
+On the aliased machine the words `ram=` (path of the file behind guest RAM), `ram-base=` and, per region,
+`region=<tagged base>,<tagged length>,<storage base>,<block size>` are added to the payload's boot arguments, so that
+a test payload can read the storage's bytes from outside by semihosting.
+
+Exit status: QEMU's own, which a payload sets by semihosting; 124 when the time limit ended the run; 1 when the run ended
+well but an expected line is missing; 2 for a mistake on the command line;
+128 and the signal's number when a signal ended it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import fcntl
+import json
+import os
+import re
+import select
+import shlex
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NoReturn, Optional
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = Path(os.environ.get("TAGSTASH_BUILD", ROOT / "build")).resolve()
+
+KIB, MIB = 1 << 10, 1 << 20
+RAM_BASE = 0x4000_0000
+DATA_PER_TAG_BYTE = 32
+SECURE_RAM_MIB = 16
+
+# Where things are loaded, as offsets from the start of RAM. The image's place is where QEMU itself puts an Image; the
+# device tree needs a place of its own that the guest's kernel does not reach.
+IMAGE_OFFSET = 2 * MIB
+STUB_OFFSET = 15 * MIB
+DTB_OFFSET = 16 * MIB
+DTB_SPACE = 2 * MIB
+KERNEL_OFFSET = 18 * MIB
+
+TIMEOUT_STATUS = 124
+ALIAS_ON = b"tagalias: on:"
+
+
+class RunError(Exception):
+    """A mistake of the caller or of the set-up, with what to do about it."""
+
+
+class Stopped(Exception):
+    """A signal asked us to end."""
+
+    def __init__(self, number: int) -> None:
+        """Notes which signal it was."""
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Memory layouts
+
+
+@dataclass(frozen=True)
+class Region:
+    """One tag-storage region: absolute addresses and lengths in bytes."""
+
+    base: int
+    length: int
+    storage: int
+    block_size: int
+
+    @property
+    def storage_length(self) -> int:
+        """Returns how long the storage is."""
+        return self.length // DATA_PER_TAG_BYTE
+
+    def argument(self) -> str:
+        """Describes the region for the payload."""
+        return f"region={self.base:#x},{self.length:#x},{self.storage:#x},{self.block_size:#x}"
+
+    def piece(self) -> str:
+        """Describes the region for the aliasing library, whose addresses are offsets."""
+        return f"{self.base - RAM_BASE:#x}:{self.storage - RAM_BASE:#x}:{self.length:#x}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How RAM is divided: tag-storage regions, and the memory nodes that hold no tagged memory."""
+
+    regions: list[Region]
+    others: list[tuple[int, int]]
+
+
+def layout_one(ram: int) -> Layout:
+    """All of RAM but its last 32nd is tagged; the storage is at the top."""
+    carve = ram // DATA_PER_TAG_BYTE
+    top = RAM_BASE + ram - carve
+    return Layout([Region(RAM_BASE, ram - carve, top, 4 * KIB)], [(top, carve)])
+
+
+def layout_two(ram: int) -> Layout:
+    """Two tagged memories side by side, the storage of both at the top."""
+    carve = ram // DATA_PER_TAG_BYTE
+    top = RAM_BASE + ram - carve
+    half = (ram - carve) // 2
+    first = Region(RAM_BASE, half, top, 4 * KIB)
+    second = Region(RAM_BASE + half, half, top + first.storage_length, 4 * KIB)
+    return Layout([first, second], [(top, carve)])
+
+
+def layout_crossed(ram: int) -> Layout:
+    """Each half of RAM ends with the storage of the other half's tagged memory."""
+    half = ram // 2
+    carve = half // DATA_PER_TAG_BYTE
+    low, high = RAM_BASE, RAM_BASE + half
+    low_carve, high_carve = low + half - carve, high + half - carve
+    return Layout([Region(low, half - carve, high_carve, 4 * KIB), Region(high, half - carve, low_carve, 4 * KIB)],
+                  [(low_carve, carve), (high_carve, carve)])
+
+
+def layout_block8k(ram: int) -> Layout:
+    """Blocks of 8 KiB, with tagged memory and storage both placed off the alignment that one would hope for.
+
+    A block's tags are those of 256 KiB of data. Tagged memory begins 128 KiB after such a boundary, so naturally aligned
+    runs straddle blocks; the storage begins 4 KiB after an 8 KiB boundary. The 128 KiB below have no tag storage.
+    """
+    block = 8 * KIB
+    span = block * DATA_PER_TAG_BYTE
+    skipped = span // 2
+    carve = ram // DATA_PER_TAG_BYTE
+    length = (ram - carve - skipped) // span * span
+    base = RAM_BASE + skipped
+    region = Region(base, length, RAM_BASE + ram - carve + block // 2, block)
+    return Layout([region], [(RAM_BASE, skipped), (base + length, ram - skipped - length)])
+
+
+LAYOUTS = {"one": layout_one, "two": layout_two, "crossed": layout_crossed, "block8k": layout_block8k}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Files that are loaded
+
+
+def arm64_image_size(data: bytes) -> Optional[int]:
+    """Returns the memory that an arm64 Image asks for in its header; None if it is no Image."""
+    if len(data) < 64 or data[0x38:0x3C] != b"ARM\x64":
+        return None
+    return struct.unpack_from("<Q", data, 16)[0]
+
+
+def read_input(path: Path, what: str) -> bytes:
+    """Reads a file that the caller named."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{what} {path}: {error.strerror}") from None
+    if not data:
+        raise RunError(f"{what} {path} is empty")
+    return data
+
+
+def read_image(path: Path) -> int:
+    """Checks the firmware image; returns the memory it takes when it runs."""
+    if not path.exists():
+        raise RunError(f"image {path} is not there: `make build` makes it")
+    data = read_input(path, "image")
+    size = arm64_image_size(data)
+    if size is None:
+        hint = " (it is an ELF file: qemu/flatten.py makes a raw image of it)" if data[:4] == b"\x7fELF" else ""
+        raise RunError(f"image {path} has no arm64 Image header{hint}")
+    return max(size, len(data))
+
+
+def read_kernel(path: Path) -> int:
+    """Checks the guest kernel; returns the memory it takes when it runs."""
+    data = read_input(path, "kernel")
+    if data[:2] == b"\x1f\x8b":
+        raise RunError(f"kernel {path} is compressed with gzip: unpack it first")
+    size = arm64_image_size(data)
+    if size is None and data[:4] == b"\x7fELF":
+        raise RunError(f"kernel {path} is an ELF file: qemu/flatten.py makes a raw image of it")
+    return max(size or 0, len(data))
+
+
+def boot_stub(dtb: int, image: int) -> bytes:
+    """Writes the few instructions that do a boot loader's last step: x0 = device tree, x1-x3 = 0, jump."""
+    words = [
+        0x5800_00C0,  # ldr x0, the first address below (24 bytes on)
+        0x5800_00E4,  # ldr x4, the second one (28 bytes on)
+        0xAA1F_03E1,  # mov x1, xzr
+        0xAA1F_03E2,  # mov x2, xzr
+        0xAA1F_03E3,  # mov x3, xzr
+        0xD61F_0080,  # br x4
+    ]
+    return struct.pack("<6I2Q", *words, dtb, image)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The device tree
+
+
+def cells(*values: int) -> str:
+    """Writes 64-bit values as pairs of device-tree cells."""
+    return "<" + " ".join(f"{value >> 32:#x} {value & 0xFFFF_FFFF:#x}" for value in values) + ">"
+
+
+def quoted(text: str) -> str:
+    """Writes a device-tree string."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+@dataclass(frozen=True)
+class Module:
+    """A payload in memory, as boot loaders describe it under /chosen."""
+
+    kind: str
+    address: int
+    size: int
+    bootargs: Optional[str]
+
+    def node(self) -> str:
+        """Writes the device-tree node."""
+        bootargs = "" if self.bootargs is None else f"\n            bootargs = {quoted(self.bootargs)};"
+        return (f"        module@{self.address:x} {{\n"
+                f'            compatible = "multiboot,{self.kind}", "multiboot,module";\n'
+                f"            reg = {cells(self.address, self.size)};{bootargs}\n        }};\n")
+
+
+def tree_source(dumped: str, layout: Layout, modules: list[Module], extra: str) -> str:
+    """Adds tag storage, memory nodes and modules to QEMU's own device tree.
+
+    Labels for the extra text's use: tagmem0, tagmem1 (memory nodes), storage0, storage1, chosen, reserved.
+    """
+    parts = [dumped, "\n/ {\n"]
+    # QEMU's node covers all of RAM, and a region's tagged memory has to be a node of its own.
+    for name in dict.fromkeys(re.findall(r"^\t(memory@[0-9a-f]+|memory) \{", dumped, re.M)):
+        parts.append(f"    /delete-node/ {name};\n")
+    parts.append("};\n\n/ {\n")
+    nodes = [(f"tagmem{index}: ", region.base, region.length) for index, region in enumerate(layout.regions)]
+    nodes += [("", base, length) for base, length in layout.others]
+    for label, base, length in sorted(nodes, key=lambda node: node[1]):
+        parts.append(f'    {label}memory@{base:x} {{\n        device_type = "memory";\n'
+                     f"        reg = {cells(base, length)};\n    }};\n")
+    parts.append("    reserved: reserved-memory {\n        #address-cells = <2>;\n        #size-cells = <2>;\n"
+                 "        ranges;\n")
+    for index, region in enumerate(layout.regions):
+        parts.append(f"        storage{index}: tag-storage@{region.storage:x} {{\n"
+                     f'            compatible = "arm,mte-tag-storage";\n'
+                     f"            reg = {cells(region.storage, region.storage_length)};\n"
+                     f"            block-size = <{region.block_size:#x}>;\n"
+                     f"            tagged-memory = <&tagmem{index}>;\n            reusable;\n        }};\n")
+    parts.append("    };\n    chosen: chosen {\n")
+    if modules:
+        parts.append("        #address-cells = <2>;\n        #size-cells = <2>;\n")
+    parts += [module.node() for module in modules]
+    parts += ["    };\n};\n", extra]
+    return "".join(parts)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The run
+
+
+@dataclass(frozen=True)
+class Tool:
+    """How to start a tool."""
+
+    argv: list[str]
+    env: dict[str, str]
+
+
+def load_tools() -> dict[str, Tool]:
+    """Reads which tools set-up chose."""
+    file = BUILD / "tools.json"
+    try:
+        entries = json.loads(file.read_text())
+        return {name: Tool(list(entries[name]["argv"]), dict(entries[name]["env"])) for name in ("qemu", "dtc")}
+    except FileNotFoundError:
+        raise RunError(f"{file} is not there: run `make setup` first") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{file} cannot be used ({error}): run `make setup` again") from None
+
+
+def call(tool: Tool, arguments: list[str], what: str) -> str:
+    """Runs a tool to its end and returns what it printed; failure is an error that quotes it."""
+    try:
+        done = subprocess.run([*tool.argv, *arguments], env={**os.environ, **tool.env}, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+                              timeout=60, check=False)
+    except OSError as error:
+        raise RunError(f"{tool.argv[0]} does not start ({error.strerror}): run `make setup` again") from None
+    except subprocess.TimeoutExpired:
+        raise RunError(f"{what}: {tool.argv[0]} did not end within 60 s") from None
+    if done.returncode != 0:
+        detail = "\n".join("    " + line for line in (done.stderr or done.stdout).strip().splitlines()[-8:])
+        raise RunError(f"{what} (status {done.returncode}):\n{detail}")
+    return done.stdout
+
+
+def escaped(value: object) -> str:
+    """Writes a value for a QEMU option, where a comma has to be doubled."""
+    return str(value).replace(",", ",,")
+
+
+def ram_directory(asked: Optional[Path], ram: int) -> Path:
+    """Chooses where the file behind guest RAM goes: memory if there is enough, else the build directory."""
+    if asked is not None:
+        if not asked.is_dir():
+            raise RunError(f"--ram-dir {asked} is not a directory")
+        return asked.resolve()
+    shared = Path("/dev/shm")
+    try:
+        space = os.statvfs(shared)
+        if space.f_bavail * space.f_frsize >= ram + 64 * MIB and os.access(shared, os.W_OK):
+            return shared
+    except OSError:
+        pass
+    BUILD.mkdir(parents=True, exist_ok=True)
+    return BUILD
+
+
+def make_scratch(directory: Path) -> tuple[Path, int]:
+    """Makes a directory for one run, and clears away those whose run was killed before it could do so.
+
+    Returns the directory and the descriptor of its lock, which is held for as long as this process lives.
+    """
+    for old in directory.glob("tagstash-*/lock"):
+        try:
+            lock = os.open(old, os.O_RDWR)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(old.parent, ignore_errors=True)
+        except OSError:
+            pass  # Its run is alive.
+        finally:
+            os.close(lock)
+    scratch = Path(tempfile.mkdtemp(prefix="tagstash-", dir=directory))
+    # Locked under another name first, so that no other run can take the lock between its making and its locking.
+    lock = os.open(scratch / "new-lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.rename(scratch / "new-lock", scratch / "lock")
+    return scratch, lock
+
+
+class Machine:
+    """One QEMU run, prepared from the command line's options."""
+
+    def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
+        """Prepares everything up to QEMU's command line; `scratch` holds what exists for this run only."""
+        self.options = options
+        self.scratch = scratch
+        self.tools = load_tools()
+        self.ram = options.memory * MIB
+        self.env = dict(os.environ)
+        self.env.update(self.tools["qemu"].env)
+        self.image_size = read_image(options.image)
+        self.kernel_size = read_kernel(options.kernel) if options.kernel else 0
+        self.initrd_size = len(read_input(options.initrd, "initrd")) if options.initrd else 0
+        self.arguments = self.plain() if options.plain else self.aliased()
+
+    def common(self) -> list[str]:
+        """Returns the options that both machines share, apart from RAM and what is loaded."""
+        options = self.options
+        model = options.cpu
+        if model.split(",")[0] == "max" and "pauth" not in model:
+            # QEMU's own pointer-authentication hash is three times faster than the architected one.
+            model += ",pauth-impdef=on"
+        machine = ["virt", f"virtualization={'off' if options.el == 1 else 'on'}",
+                   f"mte={'off' if options.no_mte else 'on'}", "gic-version=3"]
+        if options.el == 3:
+            machine.append("secure=on")
+        arguments = ["-machine", ",".join(machine), "-cpu", model, "-smp", str(options.cpus), "-m", f"{options.memory}M",
+                     "-nographic", "-no-reboot", "-nodefaults", "-monitor", "none", "-serial", "stdio"]
+        if options.semihosting:
+            arguments += ["-semihosting-config", "enable=on,target=native"]
+        if options.icount:
+            arguments += ["-icount", "shift=0"]
+        if options.gdb:
+            arguments += ["-s", "-S"]
+        return arguments
+
+    def plain(self) -> list[str]:
+        """Returns the plain machine's command line: QEMU loads the image as it would a Linux kernel."""
+        options = self.options
+        arguments = [*self.common(), "-kernel", str(options.image)]
+        # QEMU puts its device tree at half of RAM, or at 128 MiB if that is lower.
+        tree = RAM_BASE + min(self.ram // 2, 128 * MIB)
+        kernel, initrd = RAM_BASE + KERNEL_OFFSET, tree + 4 * MIB
+        for name, end, limit in (("image", RAM_BASE + IMAGE_OFFSET + self.image_size, kernel),
+                                 ("kernel", kernel + self.kernel_size, tree),
+                                 ("initrd", initrd + self.initrd_size, RAM_BASE + self.ram)):
+            if end > limit:
+                raise RunError(f"the {name} does not fit: it would end at {end:#x}, past {limit:#x}; try more --memory")
+        if options.kernel:
+            arguments += ["-device", f"guest-loader,addr={kernel:#x},kernel={escaped(options.kernel)}"
+                          + (f",bootargs={escaped(options.bootargs)}" if options.bootargs else "")]
+        if options.initrd:
+            arguments += ["-device", f"guest-loader,addr={initrd:#x},initrd={escaped(options.initrd)}"]
+        return arguments
+
+    def aliased(self) -> list[str]:
+        """Returns the aliased machine's command line, having made its device tree and RAM file."""
+        options = self.options
+        library = options.alias_library
+        if not library.is_file():
+            raise RunError(f"the aliasing library {library} is not there: `make machine` builds it")
+        layout = LAYOUTS[options.layout](self.ram)
+        ram_file = self.scratch / "ram"
+        with open(ram_file, "wb") as file:
+            file.truncate(self.ram)
+        if re.search(r"[\s\"'\\]", str(ram_file)):
+            raise RunError(f"the RAM file's path '{ram_file}' has characters that boot arguments cannot carry; choose "
+                           f"another place with --ram-dir")
+
+        modules: list[Module] = []
+        loads: list[tuple[str, Path, int, int]] = []
+        address = RAM_BASE + KERNEL_OFFSET
+        if options.kernel:
+            words = [options.bootargs, f"ram={ram_file}", f"ram-base={RAM_BASE:#x}",
+                     *(region.argument() for region in layout.regions)]
+            bootargs = " ".join(word for word in words if word) if options.harness_args else options.bootargs
+            modules.append(Module("kernel", address, options.kernel.stat().st_size, bootargs))
+            loads.append(("kernel", options.kernel, address, self.kernel_size))
+            # Kernels are placed on 2 MiB boundaries, so the next thing begins on one.
+            address += -(-self.kernel_size // (2 * MIB)) * 2 * MIB
+        if options.initrd:
+            modules.append(Module("ramdisk", address, self.initrd_size, None))
+            loads.append(("initrd", options.initrd, address, self.initrd_size))
+        image, stub, tree = RAM_BASE + IMAGE_OFFSET, RAM_BASE + STUB_OFFSET, RAM_BASE + DTB_OFFSET
+        if image + self.image_size > stub:
+            raise RunError(f"image {options.image} needs {self.image_size} bytes and the place for it has {stub - image}")
+
+        dtb_file = self.make_tree(layout, modules)
+        stub_file = self.scratch / "stub"
+        stub_file.write_bytes(boot_stub(tree, image))
+        loads += [("image", options.image, image, self.image_size), ("device tree", dtb_file, tree, DTB_SPACE),
+                  ("stub", stub_file, stub, stub_file.stat().st_size)]
+        for name, _, start, size in loads:
+            if not any(region.base <= start and start + size <= region.base + region.length for region in layout.regions):
+                raise RunError(f"the {name} does not fit: {size} bytes at {start:#x} reach past the first tagged memory "
+                               f"of {options.memory} MiB of RAM; try more --memory")
+
+        arguments = self.common()
+        arguments[1] += ",memory-backend=ram"
+        arguments += ["-object", f"memory-backend-file,id=ram,size={options.memory}M,mem-path={escaped(ram_file)},share=on"]
+        for _, path, start, _ in loads:
+            arguments += ["-device", f"loader,file={escaped(path)},addr={start:#x},force-raw=on"]
+        arguments += ["-device", f"loader,addr={stub:#x},cpu-num=0"]
+        preload = [str(library.resolve()), *filter(None, [self.env.get("LD_PRELOAD")])]
+        if re.search(r"[\s:]", preload[0]):
+            raise RunError(f"the aliasing library's path '{preload[0]}' has a space or a colon, and the loader cannot "
+                           f"preload such a file; move the clone, or copy the library and name it with --alias-library")
+        self.env.update(LD_PRELOAD=":".join(preload), TAGALIAS_FILE=str(ram_file), TAGALIAS_RAM=str(self.ram),
+                        TAGALIAS_PIECES=",".join(region.piece() for region in layout.regions))
+        return arguments
+
+    def make_tree(self, layout: Layout, modules: list[Module]) -> Path:
+        """Makes the device tree: QEMU's own for these very options, changed and compiled again."""
+        dumped = self.scratch / "qemu.dtb"
+        arguments = [word for word in self.common() if word not in ("-s", "-S")]
+        arguments[1] += f",dumpdtb={escaped(dumped)}"
+        call(self.tools["qemu"], arguments, "QEMU does not describe this machine")
+        text = call(self.tools["dtc"], ["-q", "-I", "dtb", "-O", "dts", str(dumped)], "QEMU's tree does not decompile")
+        extra = ""
+        if self.options.dts_append:
+            extra = "\n" + read_input(self.options.dts_append, "--dts-append").decode(errors="replace")
+        source = self.scratch / "machine.dts"
+        source.write_text(tree_source(text, layout, modules, extra))
+        if self.options.dts_out:
+            try:
+                shutil.copyfile(source, self.options.dts_out)
+            except OSError as error:
+                raise RunError(f"--dts-out {self.options.dts_out}: {error.strerror}") from None
+        compiled = self.scratch / "machine.dtb"
+        call(self.tools["dtc"], ["-q", "-I", "dts", "-O", "dtb", "-o", str(compiled), str(source)],
+             "the device tree does not compile")
+        if compiled.stat().st_size > DTB_SPACE:
+            raise RunError(f"the device tree takes {compiled.stat().st_size} bytes, more than its {DTB_SPACE}")
+        return compiled
+
+    def command(self) -> list[str]:
+        """Returns the whole command."""
+        return [*self.tools["qemu"].argv, *self.arguments, *self.options.qemu_args]
+
+    def show(self) -> None:
+        """Prints the command with the settings it needs."""
+        names = sorted(name for name in self.env if name.startswith("TAGALIAS_") or name in
+                       ("LD_PRELOAD", *self.tools["qemu"].env))
+        print(" ".join([f"{name}={shlex.quote(self.env[name])}" for name in names] + [shlex.join(self.command())]))
+
+    def run(self) -> int:
+        """Runs QEMU to its end, or to ours; returns the exit status."""
+        options = self.options
+        watch = Watch(options)
+        log: Optional[BinaryIO] = None
+        if options.log:
+            try:
+                options.log.parent.mkdir(parents=True, exist_ok=True)
+                log = open(options.log, "wb")
+            except OSError as error:
+                raise RunError(f"--log {options.log}: {error.strerror}") from None
+        process = start(self.command(), self.env, options.interactive)
+        try:
+            ended = pump(process, watch, log, time.monotonic() + options.timeout)
+        finally:
+            stop(process)
+            if options.interactive:
+                take_terminal(os.getpgrp())
+            if log:
+                log.close()
+        return watch.verdict(ended, process.returncode, aliased=not options.plain)
+
+
+def die_with_parent() -> None:
+    """Asks the kernel to end QEMU when this script is killed. Runs in the child."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def start(command: list[str], env: dict[str, str], interactive: bool) -> subprocess.Popen[bytes]:
+    """Starts QEMU in a process group of its own, so that all of it can be ended."""
+    try:
+        process = subprocess.Popen(command, env=env, stdin=None if interactive else subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=die_with_parent,
+                                   start_new_session=not interactive, process_group=0 if interactive else None)
+    except OSError as error:
+        raise RunError(f"{command[0]} does not start ({error.strerror}): run `make setup` again") from None
+    if interactive:
+        take_terminal(process.pid)
+    return process
+
+
+def take_terminal(group: int) -> None:
+    """Gives the terminal to a process group; without a terminal there is nothing to give."""
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    try:
+        os.tcsetpgrp(0, group)
+    except OSError:
+        pass
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends QEMU's process group, if it is still there, and collects its status."""
+    if process.poll() is None:
+        for number, patience in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 10.0)):
+            try:
+                os.killpg(process.pid, number)
+            except ProcessLookupError:
+                pass
+            try:
+                process.wait(patience)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+    if process.stdout:
+        process.stdout.close()
+
+
+def pump(process: subprocess.Popen[bytes], watch: "Watch", log: Optional[BinaryIO], deadline: float) -> str:
+    """Copies QEMU's output until QEMU ends, the watched text shows, or time is up; says which as a word."""
+    assert process.stdout is not None
+    source, sink = process.stdout.fileno(), sys.stdout.buffer
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return "timeout"
+        if not select.select([source], [], [], min(left, 1.0))[0]:
+            if process.poll() is not None:
+                return "ended"
+            continue
+        data = os.read(source, 65536)
+        if not data:
+            # The pipe is closed a moment before the process is gone.
+            try:
+                process.wait(max(left, 1.0))
+            except subprocess.TimeoutExpired:
+                return "timeout"
+            return "ended"
+        sink.write(data)
+        sink.flush()
+        if log:
+            log.write(data)
+            log.flush()
+        if watch.feed(data):
+            return "until"
+
+
+class Watch:
+    """Looks through the console's output for the lines that the caller asked about."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        """Notes what to look for."""
+        self.timeout = options.timeout
+        self.until: Optional[bytes] = options.until.encode() if options.until else None
+        self.missing = [line.encode() for line in options.expect]
+        self.aliased = False
+        self.partial = b""
+
+    def feed(self, data: bytes) -> bool:
+        """Takes a piece of output; tells whether the text that ends the run has been seen."""
+        *lines, self.partial = (self.partial + data).split(b"\n")
+        for line in lines:
+            self.line(line)
+        # What is only the beginning of a line may still be all that is ever printed, such as a prompt.
+        return self.until is not None and any(self.until in line for line in [*lines, self.partial])
+
+    def line(self, line: bytes) -> None:
+        """Takes one whole line."""
+        line = line.strip(b"\r")
+        self.aliased |= line.startswith(ALIAS_ON)
+        if line.rstrip() in self.missing:
+            self.missing.remove(line.rstrip())
+
+    def verdict(self, ended: str, status: int, aliased: bool) -> int:
+        """Returns the exit status of the run, having said what was wrong with it."""
+        if self.partial:
+            self.line(self.partial)
+            print(flush=True)
+        if ended == "timeout":
+            note(f"stopped after {self.timeout:g} s")
+            status = TIMEOUT_STATUS
+        elif ended == "until":
+            status = 0
+        elif status < 0:
+            note(f"QEMU ended by signal {-status}")
+            status = 128 - status
+        if ended == "ended" and self.until is not None:
+            note(f"QEMU ended and never printed the text waited for: {self.until.decode()}")
+            status = status or 1
+        for line in self.missing:
+            note(f"the expected line was not printed: {line.decode()}")
+            status = status or 1
+        if aliased and not self.aliased:
+            note("the tag memory was never aliased")
+            status = status or 1
+        return status
+
+
+def note(text: str) -> None:
+    """Prints a remark about the run, kept apart from the console's own text."""
+    print(f"run: {text}", file=sys.stderr, flush=True)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The command line
+
+
+def parse_options() -> argparse.Namespace:
+    """Reads and checks the command line."""
+    summary, *rest = __doc__.split("\n\n")
+    parser = argparse.ArgumentParser(description=summary, epilog="\n\n".join(rest),
+                                     formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     usage="%(prog)s [options] [-- QEMU options]")
+    add = parser.add_argument
+
+    def whole(text: str) -> int:
+        value = int(text, 0)
+        if value <= 0:
+            raise ValueError
+        return value
+
+    whole.__name__ = "positive number"
+
+    def seconds(text: str) -> float:
+        value = float(text)
+        if not 0 < value < 1e7:
+            raise ValueError
+        return value
+
+    seconds.__name__ = "number of seconds"
+
+    add("--plain", action="store_true", help="QEMU's own machine: no tag storage, no aliasing")
+    add("--layout", choices=sorted(LAYOUTS), default="one",
+        help="aliased machine: one region; two regions, storage at the top; two regions whose storage lies in the other's "
+             "half (crossed); one region with 8 KiB blocks off their natural alignment (block8k). Default: one")
+    add("--image", type=Path, default=BUILD / "tagstash.img", help="firmware image (default: build/tagstash.img)")
+    add("--kernel", type=Path, help="guest kernel or test payload, a raw image")
+    add("--initrd", type=Path, help="initial ramdisk for the guest")
+    add("--bootargs", default="", metavar="TEXT", help="boot arguments for the guest")
+    add("--no-harness-args", dest="harness_args", action="store_false",
+        help="pass the guest its --bootargs only, without ram=, ram-base= and region=")
+    add("--cpus", type=whole, default=1, metavar="N", help="number of CPUs (default 1)")
+    add("--memory", type=whole, metavar="MIB",
+        help="RAM in MiB, a multiple of 64 from 128 up (default 512; 576 with --el 3)")
+    add("--cpu", default="max", metavar="MODEL", help="CPU model, with its properties (default max)")
+    add("--el", type=int, choices=[1, 2, 3], default=2, help="exception level at which the image is entered (default 2)")
+    add("--no-mte", action="store_true", help="leave MTE out (with --plain)")
+    add("--icount", action="store_true", help="count instructions exactly (1 CPU only)")
+    add("--dts-append", type=Path, metavar="FILE", help="device-tree source appended last, to break a rule on purpose; "
+        "labels: tagmem0, tagmem1, storage0, storage1, reserved, chosen")
+    add("--dts-out", type=Path, metavar="FILE", help="keep the device-tree source that was used")
+    add("--ram-dir", type=Path, metavar="DIR", help="where the file behind guest RAM goes (default: /dev/shm if it is large "
+        "enough, else build/)")
+    add("--alias-library", type=Path, default=BUILD / "libtagalias.so", metavar="FILE",
+        help="the preloaded library (default: build/libtagalias.so)")
+    add("--timeout", type=seconds, default=300.0, metavar="SECONDS", help="end the run after so long (default 300)")
+    add("--expect", action="append", default=[], metavar="LINE",
+        help="fail unless this very line is printed (may be given again)")
+    add("--until", metavar="TEXT", help="end the run, successfully, as soon as a line has this text; fail if none does")
+    add("--log", type=Path, metavar="FILE", help="keep the console's output")
+    add("--no-semihosting", dest="semihosting", action="store_false", help="leave semihosting out")
+    add("--gdb", action="store_true", help="wait for a debugger on TCP port 1234")
+    add("--interactive", action="store_true", help="give the guest's console the keyboard (end with Ctrl-C)")
+    add("--show", action="store_true", help="print QEMU's command line before it is run")
+
+    given = sys.argv[1:]
+    qemu_args: list[str] = []
+    if "--" in given:
+        cut = given.index("--")
+        given, qemu_args = given[:cut], given[cut + 1:]
+    options = parser.parse_args(given)
+    options.qemu_args = qemu_args
+
+    def refuse(text: str) -> NoReturn:
+        parser.exit(2, f"run: {text}\n")
+
+    if options.cpus > 64:
+        refuse(f"--cpus {options.cpus} is more than the 64 that are supported here")
+    if options.icount and options.cpus != 1:
+        refuse(f"--icount goes with one CPU only, and --cpus is {options.cpus}: QEMU would run the CPUs in turns of "
+               f"millions of instructions, which tests no races")
+    if options.memory is None:
+        options.memory = 576 if options.el == 3 else 512
+    elif options.el == 3 and options.memory == SECURE_RAM_MIB * DATA_PER_TAG_BYTE:
+        # The aliasing library knows the tag memory by its size.
+        refuse(f"--memory {options.memory} does not go with --el 3: its tag memory would be as large as the machine's "
+               f"{SECURE_RAM_MIB} MiB of secure RAM, and could not be told from it")
+    if options.memory < 128 or options.memory % 64:
+        refuse(f"--memory {options.memory} is not a multiple of 64 MiB from 128 up")
+    if options.memory > 255 * 1024:
+        refuse(f"--memory {options.memory} is more than the machine's 255 GiB")
+    if options.initrd and not options.kernel:
+        refuse("--initrd needs a --kernel")
+    if options.bootargs and not options.kernel:
+        refuse("--bootargs needs a --kernel")
+    if "\n" in options.bootargs or "\0" in options.bootargs:
+        refuse("--bootargs has to be one line")
+    if options.no_mte and not options.plain:
+        refuse("--no-mte goes with --plain only: without MTE there are no tags to alias")
+    if options.plain:
+        for name, value in (("--dts-append", options.dts_append), ("--dts-out", options.dts_out)):
+            if value:
+                refuse(f"{name} does not go with --plain, whose device tree is QEMU's own")
+        if options.layout != "one":
+            refuse("--layout does not go with --plain, which has no tag storage")
+        if options.el == 3:
+            refuse("--el 3 does not go with --plain: there QEMU itself takes the image from EL3 to EL2")
+    return options
+
+
+def main() -> int:
+    """Runs the machine; returns the process's exit status."""
+    options = parse_options()
+
+    def on_signal(number: int, _frame: object) -> NoReturn:
+        raise Stopped(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    scratch: Optional[Path] = None
+    try:
+        directory = BUILD if options.plain else ram_directory(options.ram_dir, options.memory * MIB)
+        directory.mkdir(parents=True, exist_ok=True)
+        scratch, _ = make_scratch(directory)
+        machine = Machine(options, scratch)
+        if options.show:
+            machine.show()
+        return machine.run()
+    except RunError as error:
+        note(str(error))
+        return 2
+    except OSError as error:
+        note(str(error))
+        return 2
+    except Stopped as why:
+        note(f"ended by {why}")
+        return why.status
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,784 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Gets the tools that Tagstash needs: the Rust target, QEMU and the device-tree compiler.
+
+What the machine has already and is good enough is used as it is. What is missing is fetched with rustup or with a
+private apt configuration (own lists, caches and state under build/, the mirror taken from the system's own sources) and
+unpacked under build/tools. Nothing outside build/ changes, apart from the target that rustup adds to its toolchain,
+and no root rights are needed. Running it again costs a fraction of a second.
+
+Results: build/tools.json (read by qemu/run.py and tests/suite.py); build/cargo.env and build/cargo.flags (read by the
+Makefile), which are empty where the bare-metal target is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Iterable, Optional
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = Path(os.environ.get("TAGSTASH_BUILD", ROOT / "build")).resolve()
+TOOLS = BUILD / "tools"
+TOOLS_JSON = BUILD / "tools.json"
+CARGO_ENV = BUILD / "cargo.env"
+CARGO_FLAGS = BUILD / "cargo.flags"
+
+TARGET = "aarch64-unknown-none-softfloat"
+QEMU_BINARY = "qemu-system-aarch64"
+QEMU_MINIMUM = (8, 1)
+QEMU_WHY = (
+    "QEMU before 8.1 is not usable here: 7.2, for one, loses the page offset when it stores MTE tags, so that all "
+    "tags of a page land in its first byte"
+)
+QEMU_BY_HAND = (
+    f"install QEMU 8.1 or newer by hand (Debian 12 has it in its backports suite, package qemu-system-arm) so that "
+    f"{QEMU_BINARY} is found in PATH, or name the program in the environment variable TAGSTASH_QEMU"
+)
+RUSTUP_SECONDS = 120
+APT_SECONDS = 240
+
+
+class SetupError(Exception):
+    """A reason why set-up cannot go on, with what the reader can do about it."""
+
+
+def say(tool: str, text: str) -> None:
+    """Prints one line of progress."""
+    print(f"{tool + ':':6} {text}", flush=True)
+
+
+def run(command: list[str], seconds: float, env: Optional[dict[str, str]] = None,
+        stdin: str = "", cwd: Optional[Path] = None) -> tuple[int, str]:
+    """Runs a command and returns its exit status and all it printed; a time limit counts as status 124."""
+    full_env = dict(os.environ, LC_ALL="C", **(env or {}))
+    try:
+        done = subprocess.run(command, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              errors="replace", timeout=seconds, env=full_env, cwd=cwd, check=False)
+    except FileNotFoundError:
+        return 127, f"{command[0]}: not found"
+    except PermissionError:
+        return 126, f"{command[0]}: may not be executed"
+    except subprocess.TimeoutExpired as late:
+        text = late.stdout.decode(errors="replace") if isinstance(late.stdout, bytes) else (late.stdout or "")
+        return 124, text + f"\n{command[0]}: stopped after {seconds:.0f} s"
+    return done.returncode, done.stdout
+
+
+def indent(text: str, lines: int = 12) -> str:
+    """Returns the last lines of a tool's output, indented for quoting in a message."""
+    return "\n".join("    " + line for line in text.strip().splitlines()[-lines:])
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The private apt configuration
+
+
+@dataclass
+class Source:
+    """One archive entry of the system's apt configuration."""
+
+    uri: str
+    suite: str
+    components: list[str]
+    options: dict[str, str] = field(default_factory=dict)
+
+    def stanza(self) -> str:
+        """Writes the entry in apt's deb822 format."""
+        lines = ["Types: deb", f"URIs: {self.uri}", f"Suites: {self.suite}"]
+        if self.components:
+            lines.append(f"Components: {' '.join(self.components)}")
+        lines += [f"{name}: {value}" for name, value in self.options.items()]
+        return "\n".join(lines) + "\n"
+
+
+# Options worth keeping: those that say whom to trust. Both spellings are apt's own.
+KEPT_OPTIONS = {
+    "signed-by": "Signed-By",
+    "trusted": "Trusted",
+    "check-valid-until": "Check-Valid-Until",
+    "allow-insecure": "Allow-Insecure",
+}
+
+
+def parse_deb822(text: str) -> list[Source]:
+    """Reads the entries of a `.sources` file."""
+    found: list[Source] = []
+    for block in re.split(r"\n[ \t]*\n", "\n".join(line for line in text.splitlines() if not line.startswith("#"))):
+        fields: dict[str, str] = {}
+        name = ""
+        for line in block.splitlines():
+            if line[:1] in (" ", "\t") and name:
+                # A continuation line; kept as it is, because a key written in place is many lines long.
+                fields[name] += "\n" + line.rstrip()
+            elif ":" in line:
+                name, value = line.split(":", 1)
+                name = name.strip().lower()
+                fields[name] = value.strip()
+        if fields.get("enabled", "yes").lower() in ("no", "false", "0", "off", "disable"):
+            continue
+        if "deb" not in fields.get("types", "").split():
+            continue
+        options = {KEPT_OPTIONS[key]: value for key, value in fields.items() if key in KEPT_OPTIONS}
+        for uri in fields.get("uris", "").split():
+            for suite in fields.get("suites", "").split():
+                found.append(Source(uri, suite, fields.get("components", "").split(), options))
+    return found
+
+
+def parse_one_line(text: str) -> list[Source]:
+    """Reads the entries of a `.list` file."""
+    found: list[Source] = []
+    for line in text.splitlines():
+        match = re.match(r"\s*deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)\s*([^#]*)", line)
+        if not match:
+            continue
+        options: dict[str, str] = {}
+        for option in (match[1] or "").split():
+            key, _, value = option.partition("=")
+            if key.lower() in KEPT_OPTIONS:
+                options[KEPT_OPTIONS[key.lower()]] = value.replace(",", " ")
+        found.append(Source(match[2], match[3], match[4].split(), options))
+    return found
+
+
+def os_release() -> dict[str, str]:
+    """Reads the distribution's name and code name."""
+    values: dict[str, str] = {}
+    for name in ("/etc/os-release", "/usr/lib/os-release"):
+        try:
+            text = Path(name).read_text(errors="replace")
+        except OSError:
+            continue
+        for line in text.splitlines():
+            key, separator, value = line.partition("=")
+            if separator:
+                values[key.strip()] = value.strip().strip("\"'")
+        break
+    return values
+
+
+def system_sources() -> list[Source]:
+    """Reads the system's apt sources, in both formats."""
+    directory = Path("/etc/apt")
+    files = [directory / "sources.list"]
+    parts = directory / "sources.list.d"
+    if parts.is_dir():
+        files += sorted(part for part in parts.iterdir() if part.suffix in (".list", ".sources"))
+    found: list[Source] = []
+    for file in files:
+        try:
+            text = file.read_text(errors="replace")
+        except OSError:
+            continue
+        found += parse_deb822(text) if file.suffix == ".sources" else parse_one_line(text)
+    return [source for source in found if not source.uri.startswith("cdrom:")]
+
+
+def archive_sources(system: Iterable[Source], codename: str) -> list[Source]:
+    """Picks the distribution's own archive out of the system's sources, main archive first.
+
+    Third-party archives are left out: nothing is needed from them, and one that does not answer would stop us.
+    """
+    entries = list(system)
+    names = [codename] if codename else []
+    if not any(entry.suite == codename for entry in entries):
+        # The sources may follow a moving name instead of the code name.
+        names += ["stable", "testing", "unstable", "sid", "oldstable"]
+    picked = [entry for entry in entries
+              if any(entry.suite == name or entry.suite.startswith(name + "-") for name in names)]
+    return sorted(picked, key=lambda entry: entry.suite not in names)
+
+
+def acquire_options() -> str:
+    """Copies the network settings (proxies, certificates) of the system's apt configuration."""
+    status, text = run(["apt-config", "dump", "--no-empty", "--format", "%f \"%v\";%n"], 20)
+    if status != 0:
+        return ""
+    wanted = re.compile(r"Acquire::((https?|ftp|tor)\b|Check-Valid-Until|Max-ValidTime|ForceIPv|By-Hash|Changelogs)")
+    return "\n".join(line for line in text.splitlines() if wanted.match(line)) + "\n"
+
+
+class Apt:
+    """A private apt: resolves against the system's installed packages, keeps everything else under build/."""
+
+    def __init__(self, name: str, extra_suites: list[str]) -> None:
+        """Prepares the private configuration for the distribution's suites and the extra ones that exist."""
+        for program in ("apt-get", "apt-cache", "dpkg-deb"):
+            if not shutil.which(program):
+                raise SetupError(f"{program} is not there, so nothing can be fetched on this system")
+        release = os_release()
+        self.codename = release.get("VERSION_CODENAME", "")
+        self.sources = archive_sources(system_sources(), self.codename)
+        if not self.sources:
+            raise SetupError(f"no archive of {release.get('PRETTY_NAME', 'this system')} (code name "
+                             f"'{self.codename}') is listed under /etc/apt, so nothing can be fetched")
+        base = self.sources[0]
+        listed = {(source.uri, source.suite) for source in self.sources}
+        for suite in extra_suites:
+            if (base.uri, suite) not in listed:
+                self.sources.append(Source(base.uri, suite, ["main"], base.options))
+        self.directory = BUILD / "apt" / name
+        self.config = self.directory / "apt.conf"
+        self._write()
+
+    def _write(self) -> None:
+        where = self.directory
+        for part in ("lists/partial", "state", "cache/archives/partial", "log", "empty"):
+            (where / part).mkdir(parents=True, exist_ok=True)
+        (where / "private.sources").write_text("\n".join(source.stanza() for source in self.sources))
+        # Dir::Etc::parts and ::main are emptied so that the system's hooks do not run for us.
+        self.config.write_text(acquire_options() + f"""\
+Dir::Etc::main "/dev/null";
+Dir::Etc::parts "{where}/empty";
+Dir::Etc::sourcelist "{where}/private.sources";
+Dir::Etc::sourceparts "{where}/empty";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "{where}/empty";
+Dir::State "{where}/state";
+Dir::State::lists "{where}/lists";
+Dir::State::status "/var/lib/dpkg/status";
+Dir::Cache "{where}/cache";
+Dir::Cache::archives "{where}/cache/archives";
+Dir::Log "{where}/log";
+Debug::NoLocking "true";
+APT::Sandbox::User "root";
+APT::Install-Recommends "false";
+APT::Install-Suggests "false";
+Acquire::Languages "none";
+Acquire::Retries "2";
+Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
+APT::Get::AllowUnauthenticated "false";
+""")
+
+    def command(self, *arguments: str, seconds: float = APT_SECONDS, cwd: Optional[Path] = None) -> tuple[int, str]:
+        """Runs one of apt's programs with the private configuration."""
+        return run(list(arguments), seconds, {"APT_CONFIG": str(self.config), "DEBIAN_FRONTEND": "noninteractive"},
+                   cwd=cwd)
+
+    def update(self, tool: str) -> None:
+        """Fetches the package lists, unless that was done within the hour."""
+        stamp = self.directory / "updated"
+        wanted = (self.directory / "private.sources").read_text()
+        if stamp.exists() and time.time() - stamp.stat().st_mtime < 3600 and stamp.read_text() == wanted:
+            return
+        say(tool, "fetching package lists (" + ", ".join(dict.fromkeys(s.suite for s in self.sources)) + ")")
+        status, text = self.command("apt-get", "-q", "update")
+        errors = [line for line in text.splitlines() if re.match(r"(E|Err|W)[: ]", line)]
+        if status == 0 and not any(line.startswith("E") for line in errors):
+            stamp.write_text(wanted)
+        else:
+            # Not fatal yet: one suite may be missing while the one that matters is there.
+            say(tool, "not every package list could be fetched:")
+            print(indent("\n".join(errors) or text, 6), flush=True)
+
+    def versions(self, package: str) -> list[tuple[str, str]]:
+        """Lists the versions of a package as (version, suite), best first."""
+        _, text = self.command("apt-cache", "madison", package, seconds=60)
+        found: list[tuple[str, str]] = []
+        for line in text.splitlines():
+            parts = [part.strip() for part in line.split("|")]
+            if len(parts) == 3 and parts[0] == package and parts[2].endswith("Packages"):
+                found.append((parts[1], parts[2].split()[1].split("/")[0]))
+        return found
+
+    def fetch_tree(self, tool: str, packages: list[str], suite: str, destination: Path) -> list[str]:
+        """Downloads packages with everything they need that is not installed, and unpacks all of it."""
+        archives = self.directory / "cache" / "archives"
+        for old in archives.glob("*.deb"):
+            old.unlink()
+        arguments = ["install", "--yes", "-t", suite, *packages]
+        status, plan = self.command("apt-get", "-q", *arguments, "--print-uris", seconds=90)
+        if status != 0:
+            raise SetupError(f"apt finds no way to install {' '.join(packages)} from {suite}:\n{indent(plan)}")
+        names = re.findall(r"^'\S+' (\S+)_\S+\.deb ", plan, re.M)
+        need = re.search(r"Need to get ([^\n]+?) of archives", plan)
+        say(tool, f"downloading {len(names)} packages from {suite}" + (f" ({need[1]})" if need else ""))
+        started = time.monotonic()
+        status, text = self.command("apt-get", "-q", *arguments, "--download-only")
+        debs = sorted(archives.glob("*.deb"))
+        if status != 0 or not debs:
+            raise SetupError(f"the download of {' '.join(packages)} failed:\n{indent(text)}")
+        say(tool, f"downloaded in {time.monotonic() - started:.0f} s, unpacking")
+        self.unpack(debs, destination)
+        for deb in debs:
+            deb.unlink()
+        return names
+
+    def fetch_one(self, tool: str, package: str, version: str, destination: Path) -> None:
+        """Downloads and unpacks one package alone, in one version."""
+        directory = self.directory / "single"
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        say(tool, f"downloading {package} {version}")
+        status, text = self.command("apt-get", "-q", "download", f"{package}={version}", cwd=directory)
+        debs = sorted(directory.glob("*.deb"))
+        if status != 0 or not debs:
+            raise SetupError(f"the download of {package} {version} failed:\n{indent(text)}")
+        self.unpack(debs, destination)
+        shutil.rmtree(directory)
+
+    @staticmethod
+    def unpack(debs: list[Path], destination: Path) -> None:
+        """Unpacks packages into a tree that appears only when it is complete."""
+        partial = destination.with_name(destination.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for deb in debs:
+            status, text = run(["dpkg-deb", "-x", str(deb), str(partial)], 120)
+            if status != 0:
+                raise SetupError(f"{deb.name} cannot be unpacked:\n{indent(text)}")
+        shutil.rmtree(destination, ignore_errors=True)
+        partial.rename(destination)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Programs, from the system or from an unpacked tree
+
+
+@dataclass
+class Program:
+    """How to start a tool: the command's first words and what its environment needs."""
+
+    argv: list[str]
+    env: dict[str, str]
+    version: str
+    origin: str
+
+    def record(self) -> dict[str, object]:
+        """Returns what tools.json says of the tool."""
+        return {"argv": self.argv, "env": self.env, "version": self.version, "origin": self.origin,
+                "stamp": stamp(Path(self.argv[0]))}
+
+
+def stamp(file: Path) -> str:
+    """Identifies a file's present contents cheaply."""
+    try:
+        status = file.stat()
+    except OSError:
+        return "missing"
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def library_directories(tree: Path) -> list[str]:
+    """Lists the directories of an unpacked tree that hold shared libraries."""
+    found: dict[str, None] = {}
+    for top in ("usr/lib", "lib"):
+        # One directory per architecture, and some packages keep their private libraries one level further down.
+        for pattern in ("*-linux-*/lib*.so*", "*-linux-*/*/lib*.so*"):
+            for file in sorted((tree / top).glob(pattern)):
+                found[str(file.parent)] = None
+    return list(found)
+
+
+def tree_command(tree: Path, binary: Path, data: Optional[Path]) -> tuple[list[str], dict[str, str]]:
+    """Works out how to run a program of an unpacked tree."""
+    libraries = ":".join(library_directories(tree))
+    loaders = [*tree.glob("lib64/ld-linux-*.so.*"), *tree.glob("lib/ld-linux-*.so.*"),
+               *tree.glob("usr/lib64/ld-linux-*.so.*"), *tree.glob("lib/*/ld-linux-*.so.*"),
+               *tree.glob("usr/lib/*/ld-linux-*.so.*")]
+    env: dict[str, str] = {}
+    if loaders:
+        # The tree brings a C library of its own, and that goes with its own loader only.
+        argv = [str(loaders[0]), "--library-path", libraries, str(binary)]
+    else:
+        argv = [str(binary)]
+        if libraries:
+            env["LD_LIBRARY_PATH"] = libraries
+    modules = [module for module in tree.glob("usr/lib/*-linux-*/qemu") if module.is_dir()]
+    if data is not None:
+        # Boot ROMs of network cards are in a directory of their own.
+        for place in (data, *tree.glob("usr/lib/ipxe/qemu")):
+            argv += ["-L", str(place)]
+        if modules:
+            env["QEMU_MODULE_DIR"] = str(modules[0])
+    return argv, env
+
+
+def write_wrapper(name: str, program: Program) -> Path:
+    """Writes a small script under build/tools/bin that starts the tool by hand."""
+    directory = TOOLS / "bin"
+    directory.mkdir(parents=True, exist_ok=True)
+    script = directory / name
+    quote = "'\\''"
+    lines = ["#!/bin/sh", "# Starts the tool that set-up chose. Written by qemu/setup.py."]
+    lines += [f"export {key}='{value.replace(chr(39), quote)}'" for key, value in program.env.items()]
+    lines.append("exec " + " ".join(f"'{word.replace(chr(39), quote)}'" for word in program.argv) + ' "$@"')
+    script.write_text("\n".join(lines) + "\n")
+    script.chmod(0o755)
+    return script
+
+
+def program_version(argv: list[str], env: dict[str, str], pattern: str) -> tuple[Optional[str], str]:
+    """Asks a program for its version; returns it, or None with what the program said."""
+    status, text = run([*argv, "--version"], 30, env)
+    match = re.search(pattern, text)
+    return (match[1] if match and status == 0 else None), text
+
+
+QEMU_VERSION = r"version (\d+\.\d+(?:\.\d+)?)"
+DTC_VERSION = r"DTC v?(\d+\.\d+(?:\.\d+)?)"
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Turns a version such as `10.0.2` into numbers that compare."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def check_qemu_starts(argv: list[str], env: dict[str, str]) -> Optional[str]:
+    """Starts the machine, stopped, and ends it again; returns what went wrong, if anything."""
+    status, text = run([*argv, "-machine", "virt,virtualization=on,mte=on,gic-version=3", "-cpu", "max", "-S", "-display",
+                        "none", "-nodefaults", "-monitor", "stdio"], 30, env, stdin="quit\n")
+    return None if status == 0 else indent(text)
+
+
+def recorded(name: str, old: dict[str, dict], system_only: bool = False) -> Optional[Program]:
+    """Returns the tool of the last set-up if it is still there unchanged."""
+    entry = old.get(name)
+    if not isinstance(entry, dict) or not entry.get("argv"):
+        return None
+    if entry.get("stamp") != stamp(Path(entry["argv"][0])) or (system_only and entry.get("origin") != "system"):
+        return None
+    return Program(entry["argv"], entry["env"], entry["version"], entry["origin"])
+
+
+def find_qemu(old: dict[str, dict], ignore_system: bool) -> Program:
+    """Finds QEMU, or fetches it."""
+    too_old = ""
+    named = os.environ.get("TAGSTASH_QEMU", "")
+    candidate = named or ("" if ignore_system else shutil.which(QEMU_BINARY) or "")
+    if candidate:
+        known = recorded("qemu", old)
+        if known and known.argv == [candidate]:
+            say("qemu", f"{known.version} ({candidate})")
+            return known
+        version, text = program_version([candidate], {}, QEMU_VERSION)
+        if version is None:
+            too_old = f"{candidate} does not tell its version:\n{indent(text, 4)}"
+        elif numbers(version) < QEMU_MINIMUM:
+            too_old = f"{candidate} is QEMU {version}, which is too old. {QEMU_WHY}"
+        else:
+            trouble = check_qemu_starts([candidate], {})
+            if trouble is None:
+                say("qemu", f"{version} ({candidate})")
+                return Program([candidate], {}, version, "system")
+            too_old = f"{candidate} (QEMU {version}) does not start the virt machine:\n{trouble}"
+        if named:
+            raise SetupError(f"{too_old}\nTAGSTASH_QEMU names it; name another one, or unset it")
+        say("qemu", too_old)
+
+    known = recorded("qemu", old)
+    if known and known.origin == "fetched" and numbers(known.version) >= QEMU_MINIMUM:
+        say("qemu", f"{known.version} (under {relative(TOOLS)})")
+        return known
+
+    try:
+        tree = TOOLS / "qemu"
+        program = qemu_of_tree(tree)
+        if program is None:
+            fetch_qemu(tree)
+            program = qemu_of_tree(tree)
+        if program is None:
+            raise SetupError(f"the packages fetched hold no {QEMU_BINARY}")
+        if numbers(program.version) < QEMU_MINIMUM:
+            raise SetupError(f"the QEMU fetched is {program.version}. {QEMU_WHY}")
+        trouble = check_qemu_starts(program.argv, program.env)
+        if trouble is not None:
+            shutil.rmtree(tree, ignore_errors=True)
+            raise SetupError(f"the QEMU fetched ({program.version}) does not start the virt machine:\n{trouble}")
+    except SetupError as error:
+        reason = f"QEMU {QEMU_MINIMUM[0]}.{QEMU_MINIMUM[1]} or newer could not be got: {error}"
+        if too_old:
+            reason += f"\nFound on this system: {too_old}"
+        raise SetupError(f"{reason}\nWhat to do: {QEMU_BY_HAND}") from None
+    say("qemu", f"{program.version} (fetched to {relative(tree)})")
+    return program
+
+
+def relative(path: Path) -> str:
+    """Shortens a path for messages."""
+    try:
+        return str(path.relative_to(ROOT))
+    except ValueError:
+        return str(path)
+
+
+def qemu_of_tree(tree: Path) -> Optional[Program]:
+    """Returns the QEMU of an unpacked tree, if it runs."""
+    binary = tree / "usr" / "bin" / QEMU_BINARY
+    if not binary.is_file():
+        return None
+    argv, env = tree_command(tree, binary, tree / "usr" / "share" / "qemu")
+    version, text = program_version(argv, env, QEMU_VERSION)
+    if version is None:
+        say("qemu", f"the one under {relative(tree)} does not run and is fetched again:")
+        print(indent(text, 4), flush=True)
+        shutil.rmtree(tree, ignore_errors=True)
+        return None
+    return Program(argv, env, version, "fetched")
+
+
+def debian_backports() -> list[str]:
+    """Names the backports suite of this system, if its distribution has one."""
+    release = os_release()
+    name = release.get("VERSION_CODENAME", "")
+    return [f"{name}-backports"] if release.get("ID") == "debian" and name else []
+
+
+def fetch_qemu(tree: Path) -> None:
+    """Downloads a new enough QEMU and unpacks it."""
+    apt = Apt("base", debian_backports())
+    apt.update("qemu")
+    package = "qemu-system-arm"
+    versions = apt.versions(package)
+    if not versions:
+        raise SetupError(f"no archive that could be reached offers {package}")
+
+    def upstream(version: str) -> tuple[int, ...]:
+        return numbers(version.split(":")[-1].split("+")[0].split("-")[0])
+
+    good = [(version, suite) for version, suite in versions if upstream(version) >= QEMU_MINIMUM]
+    if not good:
+        offered = ", ".join(f"{version} ({suite})" for version, suite in versions)
+        raise SetupError(f"the archives offer only {offered}. {QEMU_WHY}")
+    # The boot ROM of the default network card is only recommended, but QEMU does not start by hand without it.
+    packages = [package, "ipxe-qemu"]
+    apt.fetch_tree("qemu", packages, good[0][1], tree)
+
+
+def find_dtc(old: dict[str, dict], ignore_system: bool) -> Program:
+    """Finds the device-tree compiler, or fetches it."""
+    candidate = None if ignore_system else shutil.which("dtc")
+    if candidate:
+        known = recorded("dtc", old)
+        if known and known.argv == [candidate]:
+            say("dtc", f"{known.version} ({candidate})")
+            return known
+        version, _ = program_version([candidate], {}, DTC_VERSION)
+        if version:
+            say("dtc", f"{version} ({candidate})")
+            return Program([candidate], {}, version, "system")
+        say("dtc", f"{candidate} does not tell its version and is not used")
+    known = recorded("dtc", old)
+    if known and known.origin == "fetched":
+        say("dtc", f"{known.version} (under {relative(TOOLS)})")
+        return known
+    tree = TOOLS / "dtc"
+    binary = tree / "usr" / "bin" / "dtc"
+    try:
+        if not binary.is_file():
+            apt = Apt("base", debian_backports())
+            apt.update("dtc")
+            apt.fetch_tree("dtc", ["device-tree-compiler"], apt.sources[0].suite, tree)
+        argv, env = tree_command(tree, binary, None)
+        version, text = program_version(argv, env, DTC_VERSION)
+        if version is None:
+            shutil.rmtree(tree, ignore_errors=True)
+            raise SetupError(f"the one fetched does not run:\n{indent(text, 4)}")
+    except SetupError as error:
+        raise SetupError(f"dtc, the device-tree compiler, could not be got: {error}\n"
+                         f"What to do: install it by hand (package device-tree-compiler)") from None
+    say("dtc", f"{version} (fetched to {relative(tree)})")
+    return Program(argv, env, version, "fetched")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Rust
+
+
+@dataclass
+class Rust:
+    """What cargo needs for the bare-metal target, beyond naming it."""
+
+    cargo_flags: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+
+    def record(self) -> dict[str, object]:
+        """Returns what tools.json says of Rust."""
+        return {"target": TARGET, "cargo_flags": self.cargo_flags, "env": self.env}
+
+
+def target_installed(sysroot: Path) -> bool:
+    """Tells whether the bare-metal target's core library is installed."""
+    return any((sysroot / "lib" / "rustlib" / TARGET / "lib").glob("libcore-*.rlib"))
+
+
+def find_rust(ignore_rustup: bool) -> Rust:
+    """Finds the bare-metal target, adds it, or arranges for `core` to be built from source."""
+    for program in ("rustc", "cargo"):
+        if not shutil.which(program):
+            raise SetupError(f"{program} is not there. What to do: install Rust 1.88 or newer, with rustup or from your "
+                             f"distribution")
+    if not shutil.which("cc") and not shutil.which("gcc"):
+        raise SetupError("no C compiler is there, and cargo needs one to link programs for this machine. What to do: "
+                         "install gcc")
+    status, text = run(["rustc", "--version"], 120, cwd=ROOT)
+    match = re.search(r"^rustc (\d+\.\d+\.\d+)(\S*)", text, re.M)
+    if status != 0 or not match:
+        raise SetupError(f"rustc does not run:\n{indent(text, 4)}")
+    version = match[1]
+    _, text = run(["rustc", "--print", "sysroot"], 60, cwd=ROOT)
+    sysroot = Path(text.strip().splitlines()[-1])
+    if not ignore_rustup and target_installed(sysroot):
+        say("rust", f"{version}, target {TARGET} is installed")
+        return Rust()
+    if not ignore_rustup and shutil.which("rustup"):
+        say("rust", f"{version}, adding target {TARGET} with rustup")
+        status, text = run(["rustup", "target", "add", TARGET], RUSTUP_SECONDS, cwd=ROOT)
+        if target_installed(sysroot):
+            say("rust", f"target {TARGET} added")
+            return Rust()
+        print(indent(text, 5), flush=True)
+        why = "rustup could not add it" if status != 0 else "rustup added it to another toolchain than rustc's"
+    else:
+        why = "there is no rustup"
+    say("rust", f"target {TARGET} is not installed and {why}: building core from source instead")
+    library = find_library_source(sysroot, version)
+    rust = source_built(sysroot, library)
+    say("rust", f"{version}, core and alloc for {TARGET} are built from {relative(library)}")
+    return rust
+
+
+def find_library_source(sysroot: Path, version: str) -> Path:
+    """Finds the standard library's source of exactly the compiler's version, or fetches it."""
+    own = sysroot / "lib" / "rustlib" / "src" / "rust" / "library"
+    if (own / "core" / "Cargo.toml").is_file():
+        return own
+    tree = TOOLS / f"rust-src-{version}"
+
+    def unpacked() -> Optional[Path]:
+        found = sorted(tree.glob("usr/src/*/library/core/Cargo.toml")) + sorted(
+            tree.glob("usr/lib/rustlib/src/rust/library/core/Cargo.toml"))
+        return found[0].parent.parent if found else None
+
+    if unpacked() is None:
+        remedy = (f"What to do: `rustup target add {TARGET}` where rustup's server can be reached, or install a rustc whose "
+                  f"version some Debian suite has rust-src for")
+        try:
+            apt = Apt("rust", [*debian_backports(), "trixie", "forky", "sid"])
+            apt.update("rust")
+            versions = apt.versions("rust-src")
+            same = [found for found, _ in versions if re.match(re.escape(version) + r"(?![\d.])", found)]
+            if not same:
+                offered = ", ".join(dict.fromkeys(f"{found} ({suite})" for found, suite in versions)) or "none at all"
+                raise SetupError(f"no Debian suite has rust-src of version {version}, and another version's does not "
+                                 f"compile with this rustc; there is: {offered}")
+            apt.fetch_one("rust", "rust-src", same[0], tree)
+        except SetupError as error:
+            raise SetupError(f"the Rust target {TARGET} could not be got: {error}\n{remedy}") from None
+    library = unpacked()
+    if library is None:
+        raise SetupError(f"the rust-src package under {relative(tree)} holds no library/core")
+    return library
+
+
+def link(name: Path, to: Path) -> None:
+    """Makes a symbolic link, over an older one if need be."""
+    if name.is_symlink():
+        if os.readlink(name) == str(to):
+            return
+        name.unlink()
+    name.symlink_to(to)
+
+
+def source_built(sysroot: Path, library: Path) -> Rust:
+    """Arranges for cargo to build core and alloc itself.
+
+    Cargo looks for the library's source inside the compiler's sysroot. That is not ours to change, so a second sysroot
+    is made of links to the first one plus the source, and a small script in place of rustc names it.
+    """
+    mirror = TOOLS / "rust-sysroot"
+    rustlib = mirror / "lib" / "rustlib"
+    (rustlib / "src").mkdir(parents=True, exist_ok=True)
+    for entry in sysroot.iterdir():
+        if entry.name != "lib":
+            link(mirror / entry.name, entry)
+    for entry in (sysroot / "lib").iterdir():
+        if entry.name != "rustlib":
+            link(mirror / "lib" / entry.name, entry)
+    for entry in (sysroot / "lib" / "rustlib").iterdir():
+        if entry.name != "src":
+            link(rustlib / entry.name, entry)
+    link(rustlib / "src" / "rust", library.parent)
+    script = TOOLS / "rustc-with-source"
+    text = ("#!/bin/sh\n# Runs rustc with a sysroot that has the library's source. Written by qemu/setup.py.\n"
+            f"exec '{shutil.which('rustc')}' --sysroot '{mirror}' \"$@\"\n")
+    if not script.exists() or script.read_text() != text:
+        script.write_text(text)
+        script.chmod(0o755)
+    return Rust(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"],
+                {"RUSTC": str(script), "RUSTC_BOOTSTRAP": "1"})
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def write_if_changed(file: Path, text: str) -> None:
+    """Writes a file only when its contents change, so that make does not rebuild for nothing."""
+    if not file.exists() or file.read_text() != text:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+
+def main() -> int:
+    """Sets everything up; returns the process's exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="Results are kept under build/.")
+    parser.add_argument("--only", choices=["rust", "qemu", "dtc"], action="append",
+                        help="look after this tool only (may be given again)")
+    parser.add_argument("--ignore-system", action="store_true",
+                        help="fetch QEMU and dtc even where the system has good ones")
+    parser.add_argument("--ignore-rustup", action="store_true",
+                        help="build core from source even where the target is installed or could be added")
+    options = parser.parse_args()
+    wanted = options.only or ["rust", "qemu", "dtc"]
+
+    try:
+        old = json.loads(TOOLS_JSON.read_text())
+        if not isinstance(old, dict):
+            old = {}
+    except (OSError, ValueError):
+        old = {}
+    new = dict(old)
+    try:
+        BUILD.mkdir(parents=True, exist_ok=True)
+        if "rust" in wanted:
+            new["rust"] = find_rust(options.ignore_rustup).record()
+        if "qemu" in wanted:
+            qemu = find_qemu(old, options.ignore_system)
+            new["qemu"] = qemu.record()
+            write_wrapper(QEMU_BINARY, qemu)
+        if "dtc" in wanted:
+            dtc = find_dtc(old, options.ignore_system)
+            new["dtc"] = dtc.record()
+            write_wrapper("dtc", dtc)
+    except SetupError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 1
+    write_if_changed(TOOLS_JSON, json.dumps(new, indent=2) + "\n")
+    rust = new.get("rust", {})
+    words = [f"{key}='{value}'" for key, value in rust.get("env", {}).items()]
+    write_if_changed(CARGO_ENV, " ".join(words) + "\n")
+    write_if_changed(CARGO_FLAGS, " ".join(rust.get("cargo_flags", [])) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("setup: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,442 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Runs every test suite of Tagstash, each within a time limit, and counts the tests.
+
+The last line is `N passed, M failed`, with `, K skipped` if any were. The exit status is 0 only if nothing failed and every
+suite ran to its end: a test run that is cut off, prints no plan, or does not print as many results as it planned
+is a failure and named as one. Full logs are kept under build/logs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Iterator, NoReturn, Optional
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+LOGS = BUILD / "logs"
+TAIL_LINES = 25
+# What run.py gets beyond its own limit, so that it is the one that says what happened.
+GRACE_SECONDS = 20
+
+
+@dataclass
+class Result:
+    """What a suite came to."""
+
+    passed: int = 0
+    failures: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def add(self, other: "Result") -> None:
+        """Adds another result to this one."""
+        self.passed += other.passed
+        self.failures += other.failures
+        self.skipped += other.skipped
+
+    def counts(self) -> str:
+        """Writes the counts as the last line has them."""
+        text = f"{self.passed} passed, {len(self.failures)} failed"
+        return text + (f", {len(self.skipped)} skipped" if self.skipped else "")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a suite: how to run it and how to read what it prints."""
+
+    name: str
+    command: list[str]
+    seconds: float
+    read: Callable[[str, int], Result]
+    env: dict[str, str] = field(default_factory=dict)
+    # A program without which the step cannot run; it is skipped then.
+    needs: Optional[list[str]] = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named group of steps."""
+
+    name: str
+    summary: str
+    steps: Callable[[], Iterator[Step]]
+    needs_firmware: bool = False
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Reading results
+
+
+def read_cargo(text: str, status: int) -> Result:
+    """Counts the tests of `cargo test`, over all of its test programs."""
+    result = Result()
+    name, open_program = "tests", ""
+    announced = 0
+    for line in text.splitlines():
+        running = re.match(r"running (\d+) tests?$", line)
+        ending = re.match(r"test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;", line)
+        single = re.match(r"test (.+?) \.\.\. (FAILED|ignored)", line)
+        program = re.match(r"\s+(?:Running|Doc-tests) (.+)", line)
+        if program:
+            if open_program:
+                result.failures.append(f"{open_program}: cut off before its results")
+            open_program = ""
+            name = program[1]
+        elif running:
+            open_program, announced = name, int(running[1])
+        elif single and single[2] == "FAILED":
+            result.failures.append(single[1])
+        elif single:
+            result.skipped.append(single[1])
+        elif ending:
+            if int(ending[1]) + int(ending[2]) + int(ending[3]) != announced:
+                result.failures.append(f"{open_program}: {announced} tests announced, but {ending[0]}")
+            result.passed += int(ending[1])
+            open_program = ""
+    if open_program:
+        result.failures.append(f"{open_program}: cut off before its results")
+    if status != 0 and not result.failures:
+        result.failures.append(f"cargo test ended with status {status}")
+    if status == 0 and not result.passed and not result.failures:
+        result.failures.append("no test was run")
+    return result
+
+
+def read_tap(text: str, status: int) -> Result:
+    """Counts the tests of a TAP stream on a console, and checks that it is complete."""
+    result = Result()
+    plan: Optional[int] = None
+    seen: list[int] = []
+    for line in text.splitlines():
+        line = line.strip("\r")
+        point = re.match(r"(not )?ok (\d+)\b(?: *-? *(.*))?$", line)
+        planned = re.match(r"1\.\.(\d+)(?:\s+#\s*(.*))?$", line)
+        if point:
+            seen.append(int(point[2]))
+            name = point[3] or f"test {point[2]}"
+            directive = re.search(r"#\s*SKIP\b", name, re.I)
+            if directive:
+                result.skipped.append(name)
+            elif point[1]:
+                result.failures.append(name)
+            else:
+                result.passed += 1
+        elif planned:
+            if plan is not None:
+                result.failures.append("two plans were printed")
+            plan = int(planned[1])
+        elif line.startswith("Bail out!"):
+            result.failures.append(line)
+    if plan is None:
+        result.failures.append(f"no plan was printed; the run was cut off after {len(seen)} results")
+    elif plan == 0:
+        result.failures.append("the plan holds no tests")
+    elif seen != list(range(1, plan + 1)):
+        if len(seen) != plan:
+            result.failures.append(f"{plan} tests were planned and {len(seen)} reported")
+        else:
+            result.failures.append("the tests are not numbered from 1 up")
+    if status != 0 and not result.failures:
+        result.failures.append("the run went past its time limit" if status == 124
+                               else f"the run ended with status {status}")
+    return result
+
+
+def read_single(name: str) -> Callable[[str, int], Result]:
+    """Makes a reader for a command that is one test, passed if it ends with status 0."""
+
+    def read(_: str, status: int) -> Result:
+        return Result(passed=1) if status == 0 else Result(failures=[f"{name}: ended with status {status}"])
+
+    return read
+
+
+def read_message(name: str, pattern: str, inner: Optional[Callable[[str, int], Result]] = None
+                 ) -> Callable[[str, int], Result]:
+    """Makes a reader that asks for a message on the console, as one test besides those that `inner` counts."""
+
+    def read(text: str, status: int) -> Result:
+        result = inner(text, status) if inner else Result()
+        if re.search(pattern, text):
+            result.passed += 1
+        else:
+            result.failures.append(f"{name}: no line matches '{pattern}'")
+        if inner is None and status != 0 and not result.failures:
+            result.failures.append(f"{name}: the run ended with status {status}")
+        return result
+
+    return read
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The suites
+
+
+def machine(name: str, seconds: int, bootargs: str, read: Callable[[str, int], Result], *options: str) -> Step:
+    """Describes a run of the machine with the harness as its guest."""
+    command = [sys.executable, "qemu/run.py", "--kernel", "build/harness.img", "--timeout", str(seconds), *options]
+    return Step(name, command + (["--bootargs", bootargs] if bootargs else []), seconds + GRACE_SECONDS, read)
+
+
+def build_steps() -> Iterator[Step]:
+    """Builds what the machine's suites run."""
+    for target, what in (("image", "the firmware image builds"), ("harness", "the test guest builds"),
+                         ("machine", "the aliasing library builds")):
+        yield Step(target, ["make", "--no-print-directory", target], 300, read_single(what))
+
+
+def host_steps() -> Iterator[Step]:
+    """Runs the portable part's tests on this machine."""
+    checks = {"CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS": "true", "CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS": "true",
+              "CARGO_PROFILE_RELEASE_LTO": "off"}
+    # A target directory of its own: the profile differs from the one that the tools are built with.
+    yield Step("host", ["cargo", "test", "--release", "-p", "tagstash", "--target-dir", "target/host", "--no-fail-fast"],
+               300, read_cargo, checks)
+
+
+def tagalias_steps() -> Iterator[Step]:
+    """Runs the aliasing library's tests."""
+    yield Step("tagalias", ["cargo", "test", "-p", "tagalias", "--target-dir", "target"], 120, read_cargo)
+
+
+def lint_steps() -> Iterator[Step]:
+    """Checks formatting and lints."""
+    cargo = ["cargo", "clippy", "--target-dir", "target/clippy"]
+    firmware = ["--release", "--target", "aarch64-unknown-none-softfloat", "-p", "tagstash", "-p", "harness", "--features",
+                "tagstash/firmware,harness/firmware"]
+    flags, env = bare_metal()
+    yield Step("lint-host", ["sh", "-c", "cargo fmt --all --check && exec \"$@\"", "sh", *cargo, "--workspace",
+                             "--all-targets", "--", "-D", "warnings"], 240,
+               read_single("formatting and the host's lints"), needs=["cargo-clippy", "cargo-fmt"])
+    yield Step("lint-firmware", [*cargo, *firmware, *flags, "--", "-D", "warnings"], 240,
+               read_single("the firmware's lints"), env, needs=["cargo-clippy"])
+
+
+def bare_metal() -> tuple[list[str], dict[str, str]]:
+    """Reads what set-up says cargo needs for the bare-metal target."""
+    try:
+        rust = json.loads((BUILD / "tools.json").read_text())["rust"]
+        return list(rust["cargo_flags"]), dict(rust["env"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return [], {}
+
+
+def model_steps() -> Iterator[Step]:
+    """Runs the model checker."""
+    yield Step("model", ["make", "--no-print-directory", "model"], 300, read_cargo)
+
+
+def harness_suite(name: str, summary: str, seconds: int, *options: str) -> Suite:
+    """Makes a suite of one harness run."""
+
+    def steps() -> Iterator[Step]:
+        yield machine(name, seconds, "", read_tap, *options)
+
+    return Suite(name, summary, steps, needs_firmware=True)
+
+
+def report_steps() -> Iterator[Step]:
+    """Runs what `make run` runs."""
+    yield machine("report", 120, "mode=report", read_single("the report is complete"), "--icount", "--expect",
+                  "# report complete")
+
+
+def plain_steps() -> Iterator[Step]:
+    """Runs the harness where no tag storage is described."""
+    yield machine("plain", 60, "expect=no-storage",
+                  read_message("plain", r"(?i)no tag storage", read_tap), "--plain")
+
+
+# Trees that break one rule each: a name, device-tree source appended to the good tree, and what the console must say.
+# The message names the node, the property and the value.
+BROKEN_TREES: list[tuple[str, str, str]] = [
+    ("block-size-zero", "&storage0 { block-size = <0>; };", r"/tag-storage@5f000000: block-size.* 0x0\b"),
+    ("block-size-odd", "&storage0 { block-size = <0x1800>; };", r"/tag-storage@5f000000: block-size.* 0x1800\b"),
+    ("block-size-missing", "&storage0 { /delete-property/ block-size; };",
+     r"/tag-storage@5f000000: block-size is missing"),
+    ("block-partial", "&storage0 { block-size = <0x7000>; };", r"/tag-storage@5f000000: block-size.* 0x7000\b"),
+    ("tagged-memory-dangling", "&storage0 { tagged-memory = <0x7777>; };",
+     r"/tag-storage@5f000000: tagged-memory 0x7777\b"),
+    ("tagged-memory-missing", "&storage0 { /delete-property/ tagged-memory; };",
+     r"/tag-storage@5f000000: tagged-memory is missing"),
+    ("tagged-memory-two-ranges", "&tagmem0 { reg = <0x0 0x40000000 0x0 0x10000000 0x0 0x50000000 0x0 0xf000000>; };",
+     r"/tag-storage@5f000000: tagged-memory.* 2 ranges"),
+    ("storage-too-short", "&storage0 { reg = <0x0 0x5f000000 0x0 0xf00000>; };",
+     r"/tag-storage@5f000000: .*0xf00000\b"),
+    ("storage-in-tagged-memory", "&storage0 { reg = <0x0 0x50000000 0x0 0xf80000>; };",
+     r"/tag-storage@5f000000: reg.*0x50000000"),
+    ("storage-outside-memory", "&storage0 { reg = <0x1 0x00000000 0x0 0xf80000>; };",
+     r"/tag-storage@5f000000: reg.*0x100000000"),
+]
+
+
+def broken_steps() -> Iterator[Step]:
+    """Runs the harness on trees whose tag storage is described wrongly: reuse is off, the guest still boots."""
+    for name, source, pattern in BROKEN_TREES:
+        file = BUILD / "broken" / f"{name}.dts"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source + "\n")
+        yield machine(f"broken-{name}", 60, "expect=no-storage", read_message(name, pattern, read_tap), "--dts-append",
+                      str(file))
+
+
+def entry_steps() -> Iterator[Step]:
+    """Enters the image at the wrong exception levels: it says what to change, and stops."""
+    for level, text in ((1, "virtualization=on"), (3, "EL3")):
+        yield machine(f"entry-el{level}", 20, "", read_message(f"entry at EL{level}", re.escape(text)), "--el", str(level),
+                      "--until", text)
+
+
+SUITES = [
+    Suite("build", "firmware image, test guest and aliasing library are built", build_steps),
+    Suite("host", "the portable part's unit and property tests", host_steps),
+    Suite("tagalias", "the aliasing library's unit tests", tagalias_steps),
+    Suite("model", "the racing operations under the model checker", model_steps),
+    Suite("lint", "formatting and lints, host and firmware", lint_steps),
+    harness_suite("harness-1cpu", "the test guest on 1 CPU", 120, "--layout", "one"),
+    harness_suite("harness-4cpu", "the test guest on 4 CPUs", 150, "--layout", "one", "--cpus", "4"),
+    harness_suite("harness-two", "two regions, 2 CPUs", 120, "--layout", "two", "--cpus", "2"),
+    harness_suite("harness-crossed", "two regions, storage crossed", 120, "--layout", "crossed"),
+    harness_suite("harness-block8k", "8 KiB blocks off their natural alignment", 120, "--layout", "block8k"),
+    Suite("report", "what `make run` runs, to the report's last line", report_steps, needs_firmware=True),
+    Suite("plain", "QEMU's own machine, no tag storage described", plain_steps, needs_firmware=True),
+    Suite("broken", "device trees that break a rule: a message, and the guest boots", broken_steps, needs_firmware=True),
+    Suite("entry", "entered at EL1 or EL3: a message, and a stop", entry_steps, needs_firmware=True),
+]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Running them
+
+
+class Interrupted(Exception):
+    """A signal asked us to end."""
+
+
+def run_step(step: Step) -> tuple[str, int]:
+    """Runs a step's command with its output in a log file; returns the output and the status, 124 if time ran out."""
+    log = LOGS / f"{step.name}.log"
+    env = {**os.environ, **step.env, "CARGO_TERM_COLOR": "never"}
+    with open(log, "wb") as sink:
+        try:
+            process = subprocess.Popen(step.command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=sink,
+                                       stderr=subprocess.STDOUT, start_new_session=True)
+        except OSError as error:
+            sink.write(f"{step.command[0]} does not start: {error.strerror}\n".encode())
+            return log.read_text(errors="replace"), 127
+        try:
+            status = process.wait(step.seconds)
+        except subprocess.TimeoutExpired:
+            status = 124
+        finally:
+            end_group(process)
+    return log.read_text(errors="replace"), status if status >= 0 else 128 - status
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends a step's process group; run.py, asked nicely, ends its QEMU and removes its files."""
+    for number, patience in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0)):
+        if process.poll() is not None:
+            return
+        try:
+            os.killpg(process.pid, number)
+            process.wait(patience)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def show_failure(step: Step, text: str, result: Result, status: int) -> None:
+    """Prints what failed, and the log's end."""
+    for failure in result.failures:
+        print(f"    FAILED {step.name}: {failure}")
+    if status == 124:
+        print(f"    {step.name} was stopped after {step.seconds:.0f} s")
+    log = (LOGS / f"{step.name}.log").relative_to(ROOT)
+    lines = text.splitlines()[-TAIL_LINES:]
+    print(f"    the end of {log}:" if lines else f"    {log} is empty")
+    for line in lines:
+        print("    | " + line.rstrip("\r"))
+
+
+def run_suite(suite: Suite) -> Result:
+    """Runs one suite and prints its line."""
+    total = Result()
+    started = time.monotonic()
+    trouble: list[tuple[Step, str, Result, int]] = []
+    for step in suite.steps():
+        missing = [program for program in step.needs or [] if not shutil.which(program)]
+        if missing:
+            total.add(Result(skipped=[f"{step.name} ({', '.join(missing)} is not installed)"]))
+            continue
+        text, status = run_step(step)
+        result = step.read(text, status)
+        if status == 124 and not any("time" in failure for failure in result.failures):
+            result.failures.append(f"stopped after {step.seconds:.0f} s")
+        total.add(result)
+        if result.failures:
+            trouble.append((step, text, result, status))
+    print(f"{total.counts()}  ({time.monotonic() - started:.1f} s)", flush=True)
+    for entry in trouble:
+        show_failure(*entry)
+    for name in total.skipped:
+        print(f"    skipped: {name}")
+    return total
+
+
+def main() -> int:
+    """Runs the suites asked for; returns the process's exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("suite", nargs="*", help="run these only (the build comes first where they need it)")
+    parser.add_argument("--list", action="store_true", help="list the suites")
+    options = parser.parse_args()
+    if options.list:
+        for suite in SUITES:
+            print(f"{suite.name:16} {suite.summary}")
+        return 0
+    by_name = {suite.name: suite for suite in SUITES}
+    unknown = [name for name in options.suite if name not in by_name]
+    if unknown:
+        print(f"suite: no suite is named {', '.join(unknown)}; there are: {', '.join(by_name)}", file=sys.stderr)
+        return 2
+    chosen = [suite for suite in SUITES if not options.suite or suite.name in options.suite]
+    if any(suite.needs_firmware for suite in chosen) and by_name["build"] not in chosen:
+        chosen.insert(0, by_name["build"])
+
+    def on_signal(number: int, _frame: object) -> NoReturn:
+        raise Interrupted(signal.Signals(number).name)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    total, built, started = Result(), True, time.monotonic()
+    try:
+        for index, suite in enumerate(chosen, 1):
+            print(f"[{index:2}/{len(chosen)}] {suite.name:16} ", end="", flush=True)
+            if suite.needs_firmware and not built:
+                # Not a skip: that the firmware does not build is no reason to call its tests unnecessary.
+                print("1 failed (not run, because the build failed)", flush=True)
+                total.add(Result(failures=[f"{suite.name}: not run"]))
+                continue
+            result = run_suite(suite)
+            built &= not (suite.name == "build" and result.failures)
+            total.add(result)
+    except Interrupted as why:
+        print(f"\nended by {why}")
+        total.failures.append(f"ended by {why}")
+    print(f"logs: {LOGS.relative_to(ROOT)}; {time.monotonic() - started:.0f} s")
+    print(total.counts(), flush=True)
+    return 1 if total.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
