@@ -10,6 +10,8 @@
 //! | [`translation`] | tables of the identity maps that EL2 and the guest see |
 //! | [`sync`] | atomics: core's, or the model checker's |
 //! | [`ram`] | what is guest RAM, and the check of what the guest says |
+//! | [`space`], [`payload`] | free places in RAM at boot, and the guest's kernel |
+//! | [`psci`] | what becomes of the guest's PSCI calls |
 //! | [`platform`] | what the portable part asks of the machine: copies, cache maintenance |
 //! | [`tags`] | device tree -> regions, address arithmetic, the ledger of claims |
 //! | [`stash`] | frames, keys, the table that finds and evicts, epochs that flush |
@@ -37,8 +39,11 @@ extern crate alloc;
 pub mod addr;
 pub mod dtb;
 pub mod hypercall;
+pub mod payload;
 pub mod platform;
+pub mod psci;
 pub mod ram;
+pub mod space;
 pub mod stash;
 pub mod sync;
 pub mod tags;

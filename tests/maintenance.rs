@@ -48,7 +48,7 @@ fn p1_maintenance_lies_between_the_count_and_the_bit() {
         ops(cached);
         // Claims on frame 0 in the low half, its claimed bits in the high half.
         *cached.watch.borrow_mut() = Box::new(move || {
-            let word = metadata.load(metadata.slot_of_frame(0), Ordering::Relaxed);
+            let word = metadata.load(0, Ordering::Relaxed);
             word.claims() | u64::from(metadata.claimed(0).load(Ordering::Relaxed)) << 32
         });
         let bits = |bits: u64| bits << 32;
@@ -95,7 +95,7 @@ fn p1_a_run_is_counted_whole_before_its_maintenance_and_maintained_block_by_bloc
         cpu.activate(0);
         ops(cached);
         *cached.watch.borrow_mut() = Box::new(move || {
-            let claims = |f| metadata.load(metadata.slot_of_frame(f), Ordering::Relaxed).claims();
+            let claims = |f| metadata.load(f, Ordering::Relaxed).claims();
             claims(0) | claims(1) << 16 | claims(2) << 32 | claims(3) << 48
         });
         // The last 10 pages of block 0 and the first 20 of block 1: two frames each.
@@ -123,8 +123,7 @@ fn activation_cleans_all_tags_of_a_block_before_it_is_lent() {
     let piece = layout.pieces[0];
     traced(&layout, 1, |cpu, cached, metadata| {
         *cached.watch.borrow_mut() = Box::new(move || {
-            let active =
-                |f| metadata.load(metadata.slot_of_frame(f), Ordering::Relaxed).is_active();
+            let active = |f| metadata.load(f, Ordering::Relaxed).is_active();
             u64::from(active(0)) | u64::from(active(1)) << 1
         });
         cpu.activate(0);

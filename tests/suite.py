@@ -193,6 +193,8 @@ def build_steps() -> Iterator[Step]:
     for target, what in (("image", "the firmware image builds"), ("harness", "the test guest builds"),
                          ("machine", "the aliasing library builds")):
         yield Step(target, ["make", "--no-print-directory", target], 300, read_single(what))
+    elf = "target/aarch64-unknown-none-softfloat/release/tagstash"
+    yield Step("atomics", [sys.executable, "tests/atomics.py", elf], 30, read_tap)
 
 
 def host_steps() -> Iterator[Step]:

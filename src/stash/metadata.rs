@@ -13,11 +13,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::tags::geometry::Regions;
 
 /// Frames in which a page may lie. (The model checker needs few steps: two.)
-pub const WAYS: u32 = if cfg!(loom) { 2 } else { 16 };
-
-/// Index of a frame's state word and entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot(u32);
+pub const WAYS: usize = if cfg!(loom) { 2 } else { 16 };
 
 /// The full key of the page in a frame, and what else there is to know about the page. Read
 /// and written without order: the state word's transitions say when it is valid.
@@ -102,11 +98,11 @@ struct Shape {
 impl Shape {
     fn of(frames: u32) -> Shape {
         let frames = frames as usize;
-        let sets = frames.div_ceil(WAYS as usize);
+        let sets = frames.div_ceil(WAYS);
         // Enough that the flush of one object seldom drops another's pages, however large the
         // stash is: as many buckets as 64 bytes a frame leave room for.
         let buckets = (frames / 2).max(1);
-        Shape { sets, slots: sets * WAYS as usize, frames, buckets }
+        Shape { sets, slots: sets * WAYS, frames, buckets }
     }
 }
 
@@ -149,60 +145,32 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    /// Number of sets. 0 if there are no frames.
-    #[inline(always)]
-    pub fn sets(&self) -> u32 {
-        self.sets
-    }
-
-    /// The slot of way `way` of set `set`, and the number of its frame. Some
-    /// frames of the last way may not exist: their word is dormant for ever.
-    #[inline(always)]
-    pub fn candidate(&self, set: u32, way: u32) -> (Slot, u32) {
-        (Slot(set * WAYS + way), way * self.sets + set)
-    }
-
     /// The set that `hash` chooses, by its high bits. There is one: pools, without which there
     /// are no keys, are made only where there are frames.
     #[inline(always)]
-    pub fn set_of(&self, hash: u64) -> u32 {
-        ((hash >> 32) * u64::from(self.sets) >> 32) as u32
+    pub fn set_of(&self, hash: u64) -> Set<'a> {
+        let number = ((hash >> 32) * u64::from(self.sets) >> 32) as usize;
+        let ways = number * WAYS..number * WAYS + WAYS;
+        Set {
+            number: number as u32,
+            sets: self.sets,
+            states: &self.states[ways.clone()],
+            entries: &self.entries[ways.clone()],
+            stamps: &self.stamps[ways],
+        }
     }
 
-    /// The slot of frame number `frame`.
+    /// The state word of frame number `frame`.
     #[inline(always)]
-    pub fn slot_of_frame(&self, frame: u32) -> Slot {
-        Slot(frame % self.sets * WAYS + frame / self.sets)
+    pub fn state(&self, frame: u32) -> &'a AtomicU64 {
+        let (way, set) = (frame / self.sets, frame % self.sets);
+        &self.states[set as usize * WAYS + way as usize]
     }
 
-    /// The state word of a slot.
+    /// The state word of frame number `frame`, as it is now.
     #[inline(always)]
-    pub fn state(&self, slot: Slot) -> &'a AtomicU64 {
-        &self.states[slot.0 as usize]
-    }
-
-    /// The state word of a slot, as it is now.
-    #[inline(always)]
-    pub fn load(&self, slot: Slot, order: Ordering) -> StateWord {
-        StateWord(self.state(slot).load(order))
-    }
-
-    /// Swaps a slot's word, if it is still `from`, for `to`. Says whether it was.
-    #[inline(always)]
-    pub fn swap(&self, slot: Slot, from: StateWord, to: StateWord, order: Ordering) -> bool {
-        self.state(slot).compare_exchange(from.0, to.0, order, Ordering::Relaxed).is_ok()
-    }
-
-    /// The entry of a slot.
-    #[inline(always)]
-    pub fn entry(&self, slot: Slot) -> &'a Entry {
-        &self.entries[slot.0 as usize]
-    }
-
-    /// When the page in a slot's frame was put.
-    #[inline(always)]
-    pub fn stamp(&self, slot: Slot) -> &'a AtomicU64 {
-        &self.stamps[slot.0 as usize]
+    pub fn load(&self, frame: u32, order: Ordering) -> StateWord {
+        StateWord(self.state(frame).load(order))
     }
 
     /// The moments of the last flushes, by bucket of objects.
@@ -214,6 +182,61 @@ impl<'a> Metadata<'a> {
     #[inline(always)]
     pub fn claimed(&self, frame: u32) -> &'a AtomicU32 {
         &self.claimed[frame as usize]
+    }
+}
+
+/// One set: the frames in which a key may lie. Ways are numbers below [`WAYS`].
+#[derive(Clone, Copy, Debug)]
+pub struct Set<'a> {
+    number: u32,
+    sets: u32,
+    states: &'a [AtomicU64],
+    entries: &'a [Entry],
+    stamps: &'a [AtomicU64],
+}
+
+impl<'a> Set<'a> {
+    /// The number of the frame of way `way`. Some frames of the last ways may not exist: their
+    /// word is dormant for ever.
+    #[inline(always)]
+    pub fn frame(&self, way: usize) -> u32 {
+        way as u32 * self.sets + self.number
+    }
+
+    /// The state word of a way.
+    #[inline(always)]
+    pub fn state(&self, way: usize) -> &'a AtomicU64 {
+        &self.states[way]
+    }
+
+    /// The state word of a way, as it is now.
+    #[inline(always)]
+    pub fn load(&self, way: usize, order: Ordering) -> StateWord {
+        StateWord(self.states[way].load(order))
+    }
+
+    /// All state words, each loaded when its turn comes, with their ways.
+    #[inline(always)]
+    pub fn words(&self, order: Ordering) -> impl Iterator<Item = (usize, StateWord)> + use<'a> {
+        self.states.iter().enumerate().map(move |(way, state)| (way, StateWord(state.load(order))))
+    }
+
+    /// Swaps a way's word, if it is still `from`, for `to`. Says whether it was.
+    #[inline(always)]
+    pub fn swap(&self, way: usize, from: StateWord, to: StateWord, order: Ordering) -> bool {
+        self.states[way].compare_exchange(from.0, to.0, order, Ordering::Relaxed).is_ok()
+    }
+
+    /// The entry of a way.
+    #[inline(always)]
+    pub fn entry(&self, way: usize) -> &'a Entry {
+        &self.entries[way]
+    }
+
+    /// When the page in a way's frame was put.
+    #[inline(always)]
+    pub fn stamp(&self, way: usize) -> &'a AtomicU64 {
+        &self.stamps[way]
     }
 }
 
@@ -281,22 +304,31 @@ mod tests {
         Regions::new(vec![Region::new(tagged, storage, 4096).unwrap()], 4).unwrap()
     }
 
+    /// A hash whose high bits choose set `number`.
+    fn hash_of_set(metadata: &Metadata<'_>, number: u32) -> u64 {
+        (u64::from(number) << 32).div_ceil(u64::from(metadata.sets)) << 32
+    }
+
     #[test]
     fn every_frame_has_one_slot_and_the_two_numberings_agree() {
         for frames in [1, 15, 16, 17, 100, 1984] {
             let buffer = MetadataBuffer::new(&regions(frames));
             let metadata = buffer.metadata();
             let mut seen = HashSet::new();
-            for set in 0..metadata.sets() {
+            for number in 0..metadata.sets {
+                let set = metadata.set_of(hash_of_set(&metadata, number));
+                assert_eq!(set.number, number);
                 for way in 0..WAYS {
-                    let (slot, frame) = metadata.candidate(set, way);
+                    let frame = set.frame(way);
                     if u64::from(frame) < frames {
-                        assert_eq!(metadata.slot_of_frame(frame), slot);
+                        assert!(core::ptr::eq(metadata.state(frame), set.state(way)));
                         seen.insert(frame);
                     }
                 }
             }
             assert_eq!(seen.len() as u64, frames);
+            let top = metadata.set_of(u64::MAX);
+            assert_eq!(top.number, metadata.sets - 1);
         }
     }
 
@@ -317,11 +349,12 @@ mod tests {
         // SAFETY: `memory` holds `bytes` zero bytes from the aligned `base` on, and is not
         // touched otherwise while `metadata` is used.
         let metadata = unsafe { Metadata::from_zeroed(base, &regions) };
-        let (last, _) = metadata.candidate(metadata.sets() - 1, WAYS - 1);
-        metadata.state(last).store(u64::MAX, Ordering::Relaxed);
+        let set = metadata.set_of(u64::MAX);
+        let last = WAYS - 1;
+        set.state(last).store(u64::MAX, Ordering::Relaxed);
         metadata.claimed(99).store(u32::MAX, Ordering::Relaxed);
-        assert_eq!(metadata.stamp(last).load(Ordering::Relaxed), 0);
-        assert_eq!(metadata.entry(last).crc(), None);
+        assert_eq!(set.stamp(last).load(Ordering::Relaxed), 0);
+        assert_eq!(set.entry(last).crc(), None);
         let last_claimed = core::ptr::from_ref(metadata.claimed(99)) as usize;
         assert_eq!(last_claimed + 4, base.as_ptr() as usize + bytes);
     }
@@ -329,7 +362,7 @@ mod tests {
     #[test]
     fn keys_that_differ_in_any_field_are_different() {
         let buffer = MetadataBuffer::new(&regions(16));
-        let entry = buffer.metadata().entry(Slot(3));
+        let entry = buffer.metadata().set_of(0).entry(3);
         let object = Object { pool: PoolId(1), words: [5, 6, 7] };
         let key = PartKey { object, index: 8, part: 1 };
         entry.describe(&key);

@@ -273,7 +273,7 @@ impl<'a> Stash<'a> {
         destination: PhysAddr,
         memory: &M,
     ) -> Get {
-        let mut parts: [Option<Found>; MAX_PARTS as usize] = [None; MAX_PARTS as usize];
+        let mut parts: [Option<Found<'_>>; MAX_PARTS as usize] = [None; MAX_PARTS as usize];
         let parts = &mut parts[..page.parts() as usize];
         for (number, found) in (0..).zip(parts.iter_mut()) {
             let (key, hash, _) = page.part(number);

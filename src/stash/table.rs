@@ -10,7 +10,7 @@ use super::Put;
 use super::epoch::Horizon;
 use super::frame::{Fingerprint, StateWord, WRITING};
 use super::key::PartKey;
-use super::metadata::{Metadata, Slot, WAYS};
+use super::metadata::{Metadata, Set};
 use super::stats::{CpuStats, Statistic};
 use crate::addr::{PAGE_SIZE, PhysAddr, PhysRange};
 use crate::platform::{CHUNK, CopyFault, PageMemory};
@@ -19,9 +19,9 @@ use crate::tags::geometry::Regions;
 
 /// A page that was found, and the word that its frame had then.
 #[derive(Clone, Copy, Debug)]
-pub struct Found {
-    slot: Slot,
-    frame: u32,
+pub struct Found<'a> {
+    set: Set<'a>,
+    way: usize,
     word: StateWord,
     /// When it was put.
     pub stamp: u64,
@@ -83,13 +83,12 @@ impl<'a> Table<'a> {
         let fingerprint = Fingerprint::of(hash);
         let set = self.metadata.set_of(hash);
         // Also when the put will fail: no earlier copy may remain.
-        let Some((way, open)) = self.drop_and_choose(key, fingerprint, set, stamp) else {
+        let Some((way, open)) = drop_and_choose(key, fingerprint, &set, stamp) else {
             return Put::Refused;
         };
-        let (slot, frame) = self.metadata.candidate(set, way);
         let writing = open.writing(fingerprint);
         // Acquire: the entry and the bytes are written after the frame is ours.
-        if !self.metadata.swap(slot, open, writing, Ordering::Acquire) {
+        if !set.swap(way, open, writing, Ordering::Acquire) {
             return Put::Refused;
         }
         if open.dropped() != open {
@@ -98,88 +97,23 @@ impl<'a> Table<'a> {
         // Of two puts of one key, each has now said WRITING and looks for the other: with the
         // fences at least one of them sees the other's word.
         fence(Ordering::SeqCst);
-        let filled = if self.has_rival(key, fingerprint, set, way) {
+        let filled = if has_rival(key, fingerprint, &set, way) {
             Err(Stop::Refused)
         } else {
-            self.fill(slot, frame, key, stamp, verify, source, memory)
+            self.fill(&set, way, key, stamp, verify, source, memory)
         };
         match filled {
             // Release: who reads the word sees entry and bytes.
-            Ok(()) if self.metadata.swap(slot, writing, writing.published(), Ordering::Release) => {
-                Put::Kept
-            }
+            Ok(()) if set.swap(way, writing, writing.published(), Ordering::Release) => Put::Kept,
             Ok(()) | Err(Stop::Refused) => {
-                self.acknowledge(slot);
+                acknowledge(&set, way);
                 Put::Refused
             }
             Err(Stop::Fault) => {
-                self.acknowledge(slot);
+                acknowledge(&set, way);
                 Put::Fault
             }
         }
-    }
-
-    /// Drops every copy of `key` in its set, and chooses the frame for a new one: a free one,
-    /// else the one whose page is oldest. `None` if no candidate is open. A page with `stamp`
-    /// is another part of the same put, which must not give way.
-    #[inline(always)]
-    fn drop_and_choose(
-        &self,
-        key: &PartKey,
-        fingerprint: Fingerprint,
-        set: u32,
-        stamp: u64,
-    ) -> Option<(u32, StateWord)> {
-        let mut choice = None;
-        for way in 0..WAYS {
-            let (slot, _) = self.metadata.candidate(set, way);
-            // Acquire: the entry of a live frame is read after its word.
-            let mut word = self.metadata.load(slot, Ordering::Acquire);
-            if word.is_live_with(fingerprint) && self.metadata.entry(slot).is_of(key) {
-                // If the word has changed, this copy is gone already.
-                if !self.metadata.swap(slot, word, word.dropped(), Ordering::Relaxed) {
-                    continue;
-                }
-                word = word.dropped();
-            }
-            if word.is_free() {
-                choice = Some((way, word));
-            }
-        }
-        choice.or_else(|| self.oldest(set, stamp))
-    }
-
-    /// The open frame of a set whose page is oldest, and older than `stamp`.
-    #[inline(always)]
-    fn oldest(&self, set: u32, stamp: u64) -> Option<(u32, StateWord)> {
-        let mut oldest = stamp;
-        let mut choice = None;
-        for way in 0..WAYS {
-            let (slot, _) = self.metadata.candidate(set, way);
-            let word = self.metadata.load(slot, Ordering::Relaxed);
-            let stamp = self.metadata.stamp(slot).load(Ordering::Relaxed);
-            if word.is_open() && stamp < oldest {
-                oldest = stamp;
-                choice = Some((way, word));
-            }
-        }
-        choice
-    }
-
-    /// Says whether another frame of the set holds, or may be about to hold, the key.
-    #[inline(always)]
-    fn has_rival(&self, key: &PartKey, fingerprint: Fingerprint, set: u32, own: u32) -> bool {
-        for way in 0..WAYS {
-            let (slot, _) = self.metadata.candidate(set, way);
-            let word = self.metadata.load(slot, Ordering::Acquire);
-            if way != own
-                && word.is_lent_with(fingerprint)
-                && (word.is_writing() || word.is_live() && self.metadata.entry(slot).is_of(key))
-            {
-                return true;
-            }
-        }
-        false
     }
 
     /// Writes entry and bytes of a frame that this put owns, looking before each chunk
@@ -188,8 +122,8 @@ impl<'a> Table<'a> {
     #[expect(clippy::too_many_arguments, reason = "a key, a page, and what it works with")]
     fn fill<M: PageMemory>(
         &self,
-        slot: Slot,
-        frame: u32,
+        set: &Set<'_>,
+        way: usize,
         key: &PartKey,
         stamp: u64,
         verify: bool,
@@ -197,12 +131,12 @@ impl<'a> Table<'a> {
         memory: &M,
     ) -> Result<(), Stop> {
         // A frame that does not exist is never active.
-        let target = self.regions.frame_address(frame).ok_or(Stop::Refused)?;
-        self.metadata.entry(slot).describe(key);
-        self.metadata.stamp(slot).store(stamp, Ordering::Relaxed);
+        let target = self.regions.frame_address(set.frame(way)).ok_or(Stop::Refused)?;
+        set.entry(way).describe(key);
+        set.stamp(way).store(stamp, Ordering::Relaxed);
         let mut crc = 0;
         for offset in (0..PAGE_SIZE).step_by(CHUNK as usize) {
-            if self.metadata.load(slot, Ordering::Relaxed).is_revoked() {
+            if set.load(way, Ordering::Relaxed).is_revoked() {
                 return Err(Stop::Refused);
             }
             let from = PhysAddr(source.0 + offset);
@@ -212,33 +146,23 @@ impl<'a> Table<'a> {
             memory.copy_chunk_in(from, PhysAddr(target.0 + offset))?;
         }
         if verify {
-            self.metadata.entry(slot).verify_with(key, crc);
+            set.entry(way).verify_with(key, crc);
         }
         Ok(())
     }
 
-    /// Gives a frame in WRITING back. Claims wait for this, so the frame is not touched after.
-    #[inline(always)]
-    fn acknowledge(&self, slot: Slot) {
-        self.metadata.state(slot).fetch_and(!WRITING, Ordering::Release);
-    }
-
     /// Finds the page of `key`, if it is fresh. A copy that was flushed is dropped on the way.
     #[inline(always)]
-    pub fn find(&self, key: &PartKey, hash: u64, horizon: Horizon) -> Option<Found> {
+    pub fn find(&self, key: &PartKey, hash: u64, horizon: Horizon) -> Option<Found<'a>> {
         let fingerprint = Fingerprint::of(hash);
         let set = self.metadata.set_of(hash);
-        for way in 0..WAYS {
-            let (slot, frame) = self.metadata.candidate(set, way);
-            let word = self.metadata.load(slot, Ordering::Acquire);
-            if word.is_live_with(fingerprint) {
-                if self.metadata.entry(slot).is_of(key) {
-                    let stamp = self.metadata.stamp(slot).load(Ordering::Relaxed);
-                    if horizon.is_fresh(stamp) {
-                        return Some(Found { slot, frame, word, stamp });
-                    }
-                    self.metadata.swap(slot, word, word.dropped(), Ordering::Relaxed);
+        for (way, word) in set.words(Ordering::Acquire) {
+            if word.is_live_with(fingerprint) && set.entry(way).is_of(key) {
+                let stamp = set.stamp(way).load(Ordering::Relaxed);
+                if horizon.is_fresh(stamp) {
+                    return Some(Found { set, way, word, stamp });
                 }
+                set.swap(way, word, word.dropped(), Ordering::Relaxed);
             }
         }
         None
@@ -247,14 +171,19 @@ impl<'a> Table<'a> {
     /// Copies a page that was found to `destination` and checks its CRC. What it says and what
     /// was copied count only if [`take`](Self::take) or [`confirm`](Self::confirm) agrees.
     #[inline(always)]
-    pub fn read<M: PageMemory>(&self, found: &Found, destination: PhysAddr, memory: &M) -> Read {
-        let Some(source) = self.regions.frame_address(found.frame) else {
+    pub fn read<M: PageMemory>(
+        &self,
+        found: &Found<'_>,
+        destination: PhysAddr,
+        memory: &M,
+    ) -> Read {
+        let Some(source) = self.regions.frame_address(found.set.frame(found.way)) else {
             return Read::Fault;
         };
         if memory.copy_page_out(source, destination).is_err() {
             return Read::Fault;
         }
-        let Some(expected) = self.metadata.entry(found.slot).crc() else {
+        let Some(expected) = found.set.entry(found.way).crc() else {
             return Read::Good;
         };
         match memory.crc32c(0, PhysRange::clamped(destination, PAGE_SIZE)) {
@@ -269,15 +198,15 @@ impl<'a> Table<'a> {
     /// Release: the loads of the copy come before the swap, or the frame's next owner could
     /// write bytes that this copy still reads.
     #[inline(always)]
-    pub fn take(&self, found: &Found) -> bool {
-        self.metadata.swap(found.slot, found.word, found.word.dropped(), Ordering::Release)
+    pub fn take(&self, found: &Found<'_>) -> bool {
+        found.set.swap(found.way, found.word, found.word.dropped(), Ordering::Release)
     }
 
     /// Says whether a page that was found is there still, and was all the time.
     #[inline(always)]
-    pub fn confirm(&self, found: &Found) -> bool {
+    pub fn confirm(&self, found: &Found<'_>) -> bool {
         fence(Ordering::Acquire);
-        self.metadata.load(found.slot, Ordering::Relaxed) == found.word
+        found.set.load(found.way, Ordering::Relaxed) == found.word
     }
 
     /// Drops every copy of `key`.
@@ -285,12 +214,72 @@ impl<'a> Table<'a> {
     pub fn drop_part(&self, key: &PartKey, hash: u64) {
         let fingerprint = Fingerprint::of(hash);
         let set = self.metadata.set_of(hash);
-        for way in 0..WAYS {
-            let (slot, _) = self.metadata.candidate(set, way);
-            let word = self.metadata.load(slot, Ordering::Acquire);
-            if word.is_live_with(fingerprint) && self.metadata.entry(slot).is_of(key) {
-                self.metadata.swap(slot, word, word.dropped(), Ordering::Relaxed);
+        for (way, word) in set.words(Ordering::Acquire) {
+            if word.is_live_with(fingerprint) && set.entry(way).is_of(key) {
+                set.swap(way, word, word.dropped(), Ordering::Relaxed);
             }
         }
     }
+}
+
+/// Drops every copy of `key` in its set, and chooses the frame for a new one: a free one, else
+/// the one whose page is oldest. `None` if no candidate is open.
+#[inline(always)]
+fn drop_and_choose(
+    key: &PartKey,
+    fingerprint: Fingerprint,
+    set: &Set<'_>,
+    stamp: u64,
+) -> Option<(usize, StateWord)> {
+    let mut choice = None;
+    // Acquire: the entry of a live frame is read after its word.
+    for (way, mut word) in set.words(Ordering::Acquire) {
+        if word.is_live_with(fingerprint) && set.entry(way).is_of(key) {
+            // If the word has changed, this copy is gone already.
+            if !set.swap(way, word, word.dropped(), Ordering::Relaxed) {
+                continue;
+            }
+            word = word.dropped();
+        }
+        if word.is_free() {
+            choice = Some((way, word));
+        }
+    }
+    choice.or_else(|| oldest(set, stamp))
+}
+
+/// The open frame of a set whose page is oldest, and older than `stamp`: another part of the
+/// same put must not give way.
+#[inline(always)]
+fn oldest(set: &Set<'_>, stamp: u64) -> Option<(usize, StateWord)> {
+    let mut oldest = stamp;
+    let mut choice = None;
+    for (way, word) in set.words(Ordering::Relaxed) {
+        let stamp = set.stamp(way).load(Ordering::Relaxed);
+        if word.is_open() && stamp < oldest {
+            oldest = stamp;
+            choice = Some((way, word));
+        }
+    }
+    choice
+}
+
+/// Says whether another frame of the set holds, or may be about to hold, the key.
+#[inline(always)]
+fn has_rival(key: &PartKey, fingerprint: Fingerprint, set: &Set<'_>, own: usize) -> bool {
+    for (way, word) in set.words(Ordering::Acquire) {
+        if word.is_lent_with(fingerprint)
+            && way != own
+            && (word.is_writing() || word.is_live() && set.entry(way).is_of(key))
+        {
+            return true;
+        }
+    }
+    false
+}
+
+/// Gives a frame in WRITING back. Claims wait for this, so the frame is not touched after.
+#[inline(always)]
+fn acknowledge(set: &Set<'_>, way: usize) {
+    set.state(way).fetch_and(!WRITING, Ordering::Release);
 }

@@ -100,7 +100,7 @@ impl fmt::Display for GeometryError {
                 f,
                 "block-size {block_size:#x} is too large to count the claims of {cpus} CPUs on a block"
             ),
-            Self::TooManyFrames(frames) => write!(f, "{frames} frames are more than 2^31"),
+            Self::TooManyFrames(frames) => write!(f, "{frames} frames are not fewer than 2^31"),
         }
     }
 }

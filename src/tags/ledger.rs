@@ -19,9 +19,9 @@ use crate::addr::{PAGE_SIZE, PhysAddr, PhysRange};
 use crate::platform::{CacheMaintenance, Caller};
 use crate::ram::GuestRam;
 use crate::stash::frame::{ACTIVE, CACHED, StateWord};
-use crate::stash::metadata::{Metadata, Slot};
+use crate::stash::metadata::Metadata;
 use crate::stash::stats::{CpuStats, Statistic};
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::Ordering;
 use core::ops::Range;
 
 /// Frames that a claim or release deals with between two looks at pending interrupts, or one
@@ -104,12 +104,24 @@ impl<'a> Ledger<'a> {
         caller: &impl Caller,
         stats: &CpuStats,
     ) -> Progress {
-        if range.len() == PAGE_SIZE && self.is_claimed(range.start()) {
-            stats.add(Statistic::ClaimsHeld, 1);
-            return Progress { pages: 1, changed: 0, unchanged: 1 };
+        // One page, the call that kernels make, is worth a way of its own.
+        if range.len() == PAGE_SIZE {
+            let Some((placed, page)) = self.page(range.start()) else {
+                return Progress { pages: 1, ..Progress::default() };
+            };
+            let (frame, bit) = bit_of(placed, page);
+            let held = self.metadata.claimed(frame).load(Ordering::Acquire) & bit != 0
+                || self.claim_block(placed, &(page..page + 1), cache, stats) == 0;
+            let statistic = if held { Statistic::ClaimsHeld } else { Statistic::Claims };
+            stats.add(statistic, 1);
+            return Progress { pages: 1, changed: u64::from(!held), unchanged: u64::from(held) };
         }
-        let progress = self
-            .run(range, ram, caller, |placed, pages| self.claim_batch(placed, pages, cache, stats));
+        let mut progress = Progress::default();
+        let mut runs = Batches { ledger: self, ram, range, rest: range };
+        while let Some((placed, pages)) = runs.next(&mut progress, caller) {
+            let changed = self.claim_batch(placed, &pages, cache, stats);
+            progress.count(&pages, changed);
+        }
         stats.add(Statistic::Claims, progress.changed);
         stats.add(Statistic::ClaimsHeld, progress.unchanged);
         progress
@@ -126,13 +138,15 @@ impl<'a> Ledger<'a> {
         caller: &impl Caller,
         stats: &CpuStats,
     ) -> Progress {
-        let progress = self.run(range, ram, caller, |placed, pages| {
+        let mut progress = Progress::default();
+        let mut runs = Batches { ledger: self, ram, range, rest: range };
+        while let Some((placed, pages)) = runs.next(&mut progress, caller) {
             let mut changed = 0;
-            for block in self.blocks(placed, &pages) {
+            for block in blocks(placed, &pages) {
                 changed += self.release_block(placed, &block, &pages, cache);
             }
-            changed
-        });
+            progress.count(&pages, changed);
+        }
         stats.add(Statistic::Releases, progress.changed);
         stats.add(Statistic::ReleasesRefused, progress.unchanged);
         progress
@@ -140,8 +154,9 @@ impl<'a> Ledger<'a> {
 
     /// What is known of the page at `address`; `None` if it has no tag storage.
     pub fn query(&self, address: PhysAddr) -> Option<PageState> {
-        let (frame, bit) = self.bit_of(address)?;
-        let word = self.metadata.load(self.metadata.slot_of_frame(frame), Ordering::Acquire);
+        let (placed, page) = self.page(address)?;
+        let (frame, bit) = bit_of(placed, page);
+        let word = self.metadata.load(frame, Ordering::Acquire);
         Some(PageState {
             claimed: self.metadata.claimed(frame).load(Ordering::Acquire) & bit != 0,
             active: word.is_active(),
@@ -156,7 +171,8 @@ impl<'a> Ledger<'a> {
         let Some((placed, block)) = self.block(number) else {
             return;
         };
-        if self.slots(&block).all(|s| self.metadata.load(s, Ordering::Relaxed).is_active()) {
+        let is_active = |frame| self.metadata.load(frame, Ordering::Relaxed).is_active();
+        if block.frames.clone().all(is_active) {
             return;
         }
         // While the block was dormant anybody may have stored tags of any of its pages without
@@ -170,8 +186,8 @@ impl<'a> Ledger<'a> {
         cache.barrier_system();
         cache.clean_invalidate_data(block.storage);
         cache.barrier_system();
-        for slot in self.slots(&block) {
-            self.metadata.state(slot).fetch_or(ACTIVE, Ordering::Release);
+        for frame in block.frames {
+            self.metadata.state(frame).fetch_or(ACTIVE, Ordering::Release);
         }
     }
 
@@ -184,8 +200,8 @@ impl<'a> Ledger<'a> {
         };
         // A count is held throughout, so that no put begins and a put under way notices.
         self.count_up(&block, 1);
-        for slot in self.slots(&block) {
-            self.metadata.state(slot).fetch_and(!(ACTIVE | CACHED), Ordering::Acquire);
+        for frame in block.frames.clone() {
+            self.metadata.state(frame).fetch_and(!(ACTIVE | CACHED), Ordering::Acquire);
         }
         self.wait_for_writers(&block, cache);
         cache.barrier_inner();
@@ -205,8 +221,7 @@ impl<'a> Ledger<'a> {
         let count = count.min(left);
         let mut census = Census::default();
         for frame in (placed.first_frame + first..).take(count as usize) {
-            let slot = self.metadata.slot_of_frame(frame);
-            let word = self.metadata.load(slot, Ordering::Relaxed);
+            let word = self.metadata.load(frame, Ordering::Relaxed);
             let kind = if word.claims() > 0 {
                 &mut census.in_tags
             } else if !word.is_active() {
@@ -219,48 +234,6 @@ impl<'a> Ledger<'a> {
             *kind += 1;
         }
         Some((count, census))
-    }
-
-    /// Calls `batch` for the pages of `range` that are guest RAM and have tag storage, in
-    /// ascending order, a region and at most [`BATCH_FRAMES`] frames at a time. `batch` returns
-    /// how many pages it changed. Ends early for a pending interrupt, but not before one batch.
-    #[inline(always)]
-    fn run(
-        &self,
-        range: PhysRange,
-        ram: &GuestRam,
-        caller: &impl Caller,
-        mut batch: impl FnMut(&Placed, Range<u64>) -> u64,
-    ) -> Progress {
-        let mut progress = Progress::default();
-        let mut rest = range;
-        while let Some((placed, piece)) = self.next_piece(rest, ram) {
-            if rest.start() != range.start() && caller.interrupted() {
-                // The caller goes on where there is something to do: that is guest RAM, which
-                // the end of the last batch need not be.
-                progress.pages = (piece.start().0 - range.start().0) / PAGE_SIZE;
-                return progress;
-            }
-            let region = &placed.region;
-            let Some(pages) = region.pages_in(&piece) else {
-                break;
-            };
-            let first_block = u64::from(region.block_of_page(pages.start));
-            let blocks = (BATCH_FRAMES / region.frames_per_block()).max(1);
-            let limit = (first_block + u64::from(blocks)) * region.pages_per_block();
-            let pages = pages.start..pages.end.min(limit);
-            let count = pages.end - pages.start;
-            let next = PhysAddr(region.page_address(pages.end - 1).0 + PAGE_SIZE);
-            let changed = batch(placed, pages);
-            progress.changed += changed;
-            progress.unchanged += count - changed;
-            match PhysRange::from_bounds(next, range.end()) {
-                Some(left) => rest = left,
-                None => break,
-            }
-        }
-        progress.pages = range.len() / PAGE_SIZE;
-        progress
     }
 
     /// The first part of `range` that is guest RAM and lies in one region.
@@ -283,72 +256,120 @@ impl<'a> Ledger<'a> {
     fn claim_batch(
         &self,
         placed: &Placed,
-        pages: Range<u64>,
+        pages: &Range<u64>,
         cache: &impl CacheMaintenance,
         stats: &CpuStats,
     ) -> u64 {
-        // One bit for each block of the batch: counted up here, and not in tags before.
+        // One bit for each block of the batch: counted up, and not in tags before.
         let (mut counted, mut entering) = (0u32, 0u32);
-        for (n, block) in (0u32..).zip(self.blocks(placed, &pages)) {
-            if self.all_claimed(placed, &block, &pages) {
-                continue;
-            }
-            counted |= 1 << n;
-            let was = self.count_up(&block, overlap(&block.pages, &pages));
-            // The look at the bits comes after the count: a claim that is seen here holds its
-            // count, and its claimer did what follows. Before it, it proves nothing.
-            if self.any_claimed(&block) {
-                continue;
-            }
-            entering |= 1 << n;
-            let mut dropped = 0;
-            for slot in self.slots(&block) {
-                let word = self.metadata.state(slot).fetch_and(!CACHED, Ordering::Relaxed);
-                dropped += u64::from(word & (ACTIVE | CACHED) == ACTIVE | CACHED);
-            }
-            stats.add(Statistic::BlocksTaken, u64::from(was.claims() == 0 && was.is_active()));
-            stats.add(Statistic::PagesDropped, dropped);
+        for (n, block) in (0u32..).zip(blocks(placed, pages)) {
+            let begun = self.begin_claim(placed, &block, pages, stats);
+            counted |= u32::from(begun != Begun::Held) << n;
+            entering |= u32::from(begun == Begun::Entering) << n;
         }
         if entering != 0 {
-            let entering_blocks = || {
-                (0u32..)
-                    .zip(self.blocks(placed, &pages))
-                    .filter_map(move |(n, block)| (entering & 1 << n != 0).then_some(block))
-            };
+            let entering =
+                || (0u32..).zip(blocks(placed, pages)).filter(|(n, _)| entering & 1 << n != 0);
             let mut polls = 0;
-            for block in entering_blocks() {
+            for (_, block) in entering() {
                 polls += self.wait_for_writers(&block, cache);
             }
-            stats.add(Statistic::WaitPolls, polls);
-            stats.raise(Statistic::WorstWait, polls);
+            count_polls(polls, stats);
             // The loads above do not order cache maintenance; a DSB does.
             cache.barrier_inner();
-            for block in entering_blocks() {
-                let first = pages.start.max(block.pages.start);
-                let data = pages_range(placed, first, overlap(&block.pages, &pages));
-                cache.clean_invalidate_tags(data);
+            for (_, block) in entering() {
+                cache.clean_invalidate_tags(block.data_of(placed, pages));
             }
             cache.barrier_inner();
-            for block in entering_blocks() {
+            for (_, block) in entering() {
                 cache.clean_invalidate_data(block.storage);
             }
             cache.barrier_system();
         }
         let mut changed = 0;
-        for (n, block) in (0u32..).zip(self.blocks(placed, &pages)) {
-            if counted & 1 << n == 0 {
-                continue;
+        for (n, block) in (0u32..).zip(blocks(placed, pages)) {
+            if counted & 1 << n != 0 {
+                changed += self.finish_claim(placed, &block, pages);
             }
-            let mut again = 0;
-            for (bits, mask) in self.bits(placed, &block, &pages) {
-                again += u64::from((bits.fetch_or(mask, Ordering::AcqRel) & mask).count_ones());
-            }
-            if again > 0 {
-                self.count_down(&block, again);
-            }
-            changed += overlap(&block.pages, &pages) - again;
         }
         changed
+    }
+
+    /// [`claim_batch`](Self::claim_batch) for `pages` of one block.
+    #[inline(always)]
+    fn claim_block(
+        &self,
+        placed: &Placed,
+        pages: &Range<u64>,
+        cache: &impl CacheMaintenance,
+        stats: &CpuStats,
+    ) -> u64 {
+        let block = block_of(placed, placed.region.block_of_page(pages.start));
+        match self.begin_claim(placed, &block, pages, stats) {
+            Begun::Held => return 0,
+            Begun::Counted => {}
+            Begun::Entering => {
+                count_polls(self.wait_for_writers(&block, cache), stats);
+                cache.barrier_inner();
+                cache.clean_invalidate_tags(block.data_of(placed, pages));
+                cache.barrier_inner();
+                cache.clean_invalidate_data(block.storage);
+                cache.barrier_system();
+            }
+        }
+        self.finish_claim(placed, &block, pages)
+    }
+
+    /// The steps of a claim before any wait: counts the pages of a block, and drops what is
+    /// cached in it.
+    #[inline(always)]
+    fn begin_claim(
+        &self,
+        placed: &Placed,
+        block: &Block,
+        pages: &Range<u64>,
+        stats: &CpuStats,
+    ) -> Begun {
+        let mut held = true;
+        for (frame, mask) in block.masks(placed, pages) {
+            held &= self.metadata.claimed(frame).load(Ordering::Acquire) & mask == mask;
+        }
+        if held {
+            return Begun::Held;
+        }
+        let was = self.count_up(block, overlap(&block.pages, pages));
+        // The look at the bits comes after the count: a claim that is seen here holds its
+        // count, and its claimer did what follows. Before it, it proves nothing.
+        let mut bits = 0;
+        for frame in block.frames.clone() {
+            bits |= self.metadata.claimed(frame).load(Ordering::Acquire);
+        }
+        if bits != 0 {
+            return Begun::Counted;
+        }
+        let mut dropped = 0;
+        for frame in block.frames.clone() {
+            let word = self.metadata.state(frame).fetch_and(!CACHED, Ordering::Relaxed);
+            dropped += u64::from(word & (ACTIVE | CACHED) == ACTIVE | CACHED);
+        }
+        stats.add(Statistic::BlocksTaken, u64::from(was.claims() == 0 && was.is_active()));
+        stats.add(Statistic::PagesDropped, dropped);
+        Begun::Entering
+    }
+
+    /// The last steps of a claim: sets the bits, and corrects the count for pages that another
+    /// CPU claimed meanwhile. Returns how many pages were not claimed before.
+    #[inline(always)]
+    fn finish_claim(&self, placed: &Placed, block: &Block, pages: &Range<u64>) -> u64 {
+        let mut again = 0;
+        for (frame, mask) in block.masks(placed, pages) {
+            let old = self.metadata.claimed(frame).fetch_or(mask, Ordering::AcqRel);
+            again += u64::from((old & mask).count_ones());
+        }
+        if again > 0 {
+            self.count_down(block, again);
+        }
+        overlap(&block.pages, pages) - again
     }
 
     /// Gives back the claims of those of `pages` that are in `block`. Returns how many there
@@ -362,7 +383,7 @@ impl<'a> Ledger<'a> {
         cache: &impl CacheMaintenance,
     ) -> u64 {
         let mut released = 0;
-        for (frame, mask) in self.masks(placed, block, pages) {
+        for (frame, mask) in block.masks(placed, pages) {
             let bits = self.metadata.claimed(frame);
             let mut got = bits.fetch_and(!mask, Ordering::AcqRel) & mask;
             if got == 0 {
@@ -393,19 +414,21 @@ impl<'a> Ledger<'a> {
     /// it was.
     #[inline(always)]
     fn count_up(&self, block: &Block, count: u64) -> StateWord {
-        let mut first = None;
-        for slot in self.slots(block) {
-            let word = self.metadata.state(slot).fetch_add(count, Ordering::Acquire);
-            first = first.or(Some(word));
+        let mut first = StateWord(0);
+        for frame in block.frames.clone() {
+            let word = self.metadata.state(frame).fetch_add(count, Ordering::Acquire);
+            if frame == block.frames.start {
+                first = StateWord(word);
+            }
         }
-        StateWord(first.unwrap_or(0))
+        first
     }
 
     /// Release: what was done under the count is done before it goes.
     #[inline(always)]
     fn count_down(&self, block: &Block, count: u64) {
-        for slot in self.slots(block) {
-            self.metadata.state(slot).fetch_sub(count, Ordering::Release);
+        for frame in block.frames.clone() {
+            self.metadata.state(frame).fetch_sub(count, Ordering::Release);
         }
     }
 
@@ -415,8 +438,8 @@ impl<'a> Ledger<'a> {
     #[inline(always)]
     fn wait_for_writers(&self, block: &Block, cache: &impl CacheMaintenance) -> u64 {
         let mut polls = 0;
-        for slot in self.slots(block) {
-            while self.metadata.load(slot, Ordering::Acquire).is_writing() {
+        for frame in block.frames.clone() {
+            while self.metadata.load(frame, Ordering::Acquire).is_writing() {
                 polls += 1;
                 cache.relax();
             }
@@ -424,81 +447,138 @@ impl<'a> Ledger<'a> {
         polls
     }
 
-    /// Says whether the page at `address` is claimed.
+    /// The region of the page at `address`, and the page's number in it; `None` if the page has
+    /// no tag storage.
     #[inline(always)]
-    fn is_claimed(&self, address: PhysAddr) -> bool {
-        self.bit_of(address).is_some_and(|(frame, bit)| {
-            self.metadata.claimed(frame).load(Ordering::Acquire) & bit != 0
-        })
+    fn page(&self, address: PhysAddr) -> Option<(&Placed, u64)> {
+        for placed in self.regions.as_slice() {
+            if let Some(page) = placed.region.page_of(address) {
+                return Some((placed, page));
+            }
+        }
+        None
     }
 
-    /// The frame that stores the tags of the page at `address`, and the page's claimed bit.
-    #[inline(always)]
-    fn bit_of(&self, address: PhysAddr) -> Option<(u32, u32)> {
-        self.regions.as_slice().iter().find_map(|placed| {
-            let page = placed.region.page_of(address)?;
-            let frame = placed.first_frame + (page / u64::from(PAGES_PER_FRAME)) as u32;
-            Some((frame, 1 << (page % u64::from(PAGES_PER_FRAME))))
-        })
-    }
-
-    fn all_claimed(&self, placed: &Placed, block: &Block, pages: &Range<u64>) -> bool {
-        self.bits(placed, block, pages)
-            .all(|(bits, mask)| bits.load(Ordering::Acquire) & mask == mask)
-    }
-
-    fn any_claimed(&self, block: &Block) -> bool {
-        block.frames.clone().any(|frame| self.metadata.claimed(frame).load(Ordering::Acquire) != 0)
-    }
-
-    /// The words of claimed bits of a block, each with the mask of those of `pages` that it
-    /// has. Words without any are left out.
-    fn bits(
-        &self,
-        placed: &Placed,
-        block: &Block,
-        pages: &Range<u64>,
-    ) -> impl Iterator<Item = (&AtomicU32, u32)> {
-        self.masks(placed, block, pages).map(|(frame, mask)| (self.metadata.claimed(frame), mask))
-    }
-
-    /// The frames of a block, each with the mask of those of `pages` whose tags it stores.
-    fn masks(
-        &self,
-        placed: &Placed,
-        block: &Block,
-        pages: &Range<u64>,
-    ) -> impl Iterator<Item = (u32, u32)> + use<> {
-        let (first_frame, pages) = (placed.first_frame, pages.clone());
-        block.frames.clone().filter_map(move |frame| {
-            let first = u64::from(frame - first_frame) * u64::from(PAGES_PER_FRAME);
-            let own = first..first + u64::from(PAGES_PER_FRAME);
-            let count = overlap(&own, &pages);
-            let start = pages.start.max(first) - first;
-            (count > 0).then(|| (frame, (((1u64 << count) - 1) << start) as u32))
-        })
-    }
-
-    fn slots(&self, block: &Block) -> impl Iterator<Item = Slot> + use<'a> {
-        let metadata = self.metadata;
-        block.frames.clone().map(move |frame| metadata.slot_of_frame(frame))
-    }
-
-    /// The blocks of one region that store the tags of `pages`, ascending.
-    fn blocks(&self, placed: &Placed, pages: &Range<u64>) -> impl Iterator<Item = Block> + use<> {
-        let placed = *placed;
-        let first = placed.region.block_of_page(pages.start);
-        let last = placed.region.block_of_page(pages.end - 1);
-        (first..=last).map(move |number| block_of(&placed, number))
-    }
-
+    /// Block number `number` of all, and its region.
     fn block(&self, number: u32) -> Option<(&Placed, Block)> {
         let (placed, own) = self.regions.block(number)?;
         Some((placed, block_of(placed, own)))
     }
 }
 
+/// How a claim of pages of one block has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    /// All are claimed already.
+    Held,
+    /// They are counted, and the block was in tags.
+    Counted,
+    /// They are counted, and the block has to be made ready for tags.
+    Entering,
+}
+
+/// What is left of a run of pages, dealt out in batches.
+struct Batches<'l, 'a> {
+    ledger: &'l Ledger<'a>,
+    ram: &'l GuestRam,
+    range: PhysRange,
+    rest: PhysRange,
+}
+
+impl<'l> Batches<'l, '_> {
+    /// The next pages that are guest RAM and have tag storage, of one region and at most
+    /// [`BATCH_FRAMES`] frames. `None` at the end of the run, or where a pending interrupt ends
+    /// it, but not before one batch; `progress` then says how many pages were dealt with.
+    #[inline(always)]
+    fn next(
+        &mut self,
+        progress: &mut Progress,
+        caller: &impl Caller,
+    ) -> Option<(&'l Placed, Range<u64>)> {
+        let start = self.range.start();
+        let Some((placed, piece)) = self.ledger.next_piece(self.rest, self.ram) else {
+            progress.pages = self.range.len() / PAGE_SIZE;
+            return None;
+        };
+        if self.rest.start() != start && caller.interrupted() {
+            // The caller goes on where there is something to do: that is guest RAM, which the
+            // end of the last batch need not be.
+            progress.pages = (piece.start().0 - start.0) / PAGE_SIZE;
+            return None;
+        }
+        let region = &placed.region;
+        let pages = region.pages_in(&piece)?;
+        let blocks = (BATCH_FRAMES / region.frames_per_block()).max(1);
+        let first = u64::from(region.block_of_page(pages.start));
+        let limit = (first + u64::from(blocks)) * region.pages_per_block();
+        let pages = pages.start..pages.end.min(limit);
+        let next = PhysAddr(region.page_address(pages.end - 1).0 + PAGE_SIZE);
+        self.rest = PhysRange::from_bounds(next, self.range.end())?;
+        Some((placed, pages))
+    }
+}
+
+impl Progress {
+    /// Adds a batch of pages of which `changed` were changed.
+    fn count(&mut self, pages: &Range<u64>, changed: u64) {
+        self.changed += changed;
+        self.unchanged += pages.end - pages.start - changed;
+    }
+}
+
+impl Block {
+    /// The frames that store tags of `pages`, each with the mask of its claimed bits.
+    #[inline(always)]
+    fn masks(
+        &self,
+        placed: &Placed,
+        pages: &Range<u64>,
+    ) -> impl Iterator<Item = (u32, u32)> + use<> {
+        let (first_frame, pages) = (placed.first_frame, pages.clone());
+        self.frames.clone().filter_map(move |frame| {
+            let first = u64::from(frame - first_frame) * u64::from(PAGES_PER_FRAME);
+            let own = first..first + u64::from(PAGES_PER_FRAME);
+            let count = overlap(&own, &pages);
+            let start = pages.start.max(first) - first;
+            // In 64 bits: a mask of all 32 shifts everything out of fewer.
+            (count > 0).then(|| (frame, (((1u64 << count) - 1) << start) as u32))
+        })
+    }
+
+    /// The data of those of `pages` whose tags the block stores.
+    #[inline(always)]
+    fn data_of(&self, placed: &Placed, pages: &Range<u64>) -> PhysRange {
+        pages_range(placed, pages.start.max(self.pages.start), overlap(&self.pages, pages))
+    }
+}
+
+/// The frame that stores the tags of page number `page` of a region, and the page's claimed bit.
+#[inline(always)]
+fn bit_of(placed: &Placed, page: u64) -> (u32, u32) {
+    let frame = placed.first_frame + (page / u64::from(PAGES_PER_FRAME)) as u32;
+    (frame, 1 << (page % u64::from(PAGES_PER_FRAME)))
+}
+
+/// The blocks of one region that store the tags of `pages`, of which there is at least one.
+#[inline(always)]
+fn blocks(placed: &Placed, pages: &Range<u64>) -> impl Iterator<Item = Block> + use<> {
+    let placed = *placed;
+    let first = placed.region.block_of_page(pages.start);
+    let last = placed.region.block_of_page(pages.end - 1);
+    (first..=last).map(move |number| block_of(&placed, number))
+}
+
+/// Counts what a claim waited.
+#[inline(always)]
+fn count_polls(polls: u64, stats: &CpuStats) {
+    if polls > 0 {
+        stats.add(Statistic::WaitPolls, polls);
+        stats.raise(Statistic::WorstWait, polls);
+    }
+}
+
 /// Block number `number` of a region.
+#[inline(always)]
 fn block_of(placed: &Placed, number: u32) -> Block {
     let region = &placed.region;
     let frames = region.frames_per_block();
@@ -513,11 +593,13 @@ fn block_of(placed: &Placed, number: u32) -> Block {
 }
 
 /// How many numbers the two ranges share.
+#[inline(always)]
 fn overlap(a: &Range<u64>, b: &Range<u64>) -> u64 {
     a.end.min(b.end).saturating_sub(a.start.max(b.start))
 }
 
 /// The addresses of `count` pages of a region from page number `first` on.
+#[inline(always)]
 fn pages_range(placed: &Placed, first: u64, count: u64) -> PhysRange {
     PhysRange::clamped(placed.region.page_address(first), count * PAGE_SIZE)
 }

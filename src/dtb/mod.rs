@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The device tree: what the shim reads from it, and the copy that the guest sees.
+//!
+//! | module | what it is for |
+//! | --- | --- |
+//! | [`blob`] | the structure check that every blob passes first, and the walk over its tokens |
+//! | [`console`] | the serial port, found without a heap |
+//! | [`node`] | cells, `reg`, `compatible` and `status` of one node |
+//! | [`read`] | all that the boot story needs to know |
+//! | [`patch`] | the guest's copy |
+//!
+//! Section numbers are those of the Devicetree Specification, release 0.4.
+
+pub mod blob;
+pub mod console;
+pub mod error;
+pub mod node;
+pub mod patch;
+pub mod read;

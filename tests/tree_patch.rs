@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The guest's copy of the device tree, read back.
+
+mod trees;
+
+use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::{Node, Property};
+use std::collections::BTreeMap;
+use tagstash::addr::{PhysAddr, PhysRange};
+use tagstash::dtb::patch::{GuestPlan, PatchError, guest_tree};
+use tagstash::dtb::read::{BootTree, TreeError, read};
+use tagstash::tags::binding::regions;
+use trees::{Reg, Tree, fvp, node, virt};
+
+const STORAGE: (u64, u64) = (0x7e00_0000, 0x1f0_0000);
+const SHIM: (u64, u64) = (0x4020_0000, 0x20_0000);
+
+fn range((start, length): (u64, u64)) -> PhysRange {
+    PhysRange::new(PhysAddr(start), length).unwrap()
+}
+
+fn patch(tree: &Tree, no_map: &[(u64, u64)]) -> Vec<u8> {
+    patch_blob(&tree.blob(), no_map)
+}
+
+fn patch_blob(blob: &[u8], no_map: &[(u64, u64)]) -> Vec<u8> {
+    let no_map: Vec<PhysRange> = no_map.iter().copied().map(range).collect();
+    guest_tree(blob, &GuestPlan { no_map: &no_map, ..GuestPlan::default() }).unwrap()
+}
+
+/// All properties of a tree by path.
+fn flat(blob: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    fn walk(path: &str, node: FdtNode<'_>, out: &mut BTreeMap<String, Vec<u8>>) {
+        for property in node.properties() {
+            let name = format!("{path}:{}", property.name());
+            assert_eq!(out.insert(name, property.value().to_vec()), None);
+        }
+        for child in node.children() {
+            walk(&format!("{path}/{}", child.name()), child, out);
+        }
+    }
+    let mut out = BTreeMap::new();
+    walk("", Fdt::new(blob).unwrap().root(), &mut out);
+    out
+}
+
+/// What the second tree has that the first has not, and the other way round, as paths of
+/// properties with the values of the second.
+fn difference(old: &[u8], new: &[u8]) -> (BTreeMap<String, Vec<u8>>, Vec<String>) {
+    let (old, mut new) = (flat(old), flat(new));
+    let gone = old.keys().filter(|path| !new.contains_key(*path)).cloned().collect();
+    new.retain(|path, value| old.get(path) != Some(value));
+    (new, gone)
+}
+
+fn cells(numbers: &[u64]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
+}
+
+/// Every change to a board's tree, and nothing else.
+#[test]
+fn the_guest_sees_the_board_without_shim_storage_and_modules() {
+    let no_map = [range(STORAGE), range(SHIM)];
+    let plan = GuestPlan {
+        no_map: &no_map,
+        bootargs: Some("console=ttyAMA0"),
+        initrd: Some(range((0x4a00_0000, 0x12_3456))),
+    };
+    for nops in [false, true] {
+        let old = virt().flatten(&[(0x6000_0000, 0x1000)], false);
+        let new = guest_tree(&virt().flatten(&[(0x6000_0000, 0x1000)], nops), &plan).unwrap();
+        let (added, gone) = difference(&old, &new);
+        let expected: BTreeMap<String, Vec<u8>> = [
+            ("/chosen:bootargs", b"console=ttyAMA0\0".to_vec()),
+            ("/chosen:linux,initrd-start", cells(&[0x4a00_0000])),
+            ("/chosen:linux,initrd-end", cells(&[0x4a12_3456])),
+            ("/hypervisor:compatible", b"tagstash,tagstash-1\0".to_vec()),
+            ("/hypervisor:method", b"hvc\0".to_vec()),
+            ("/reserved-memory/reserved@40200000:no-map", vec![]),
+            ("/reserved-memory/reserved@40200000:reg", cells(&[SHIM.0, SHIM.1])),
+            ("/reserved-memory/reserved@7e000000:no-map", vec![]),
+            ("/reserved-memory/reserved@7e000000:reg", cells(&[STORAGE.0, STORAGE.1])),
+        ]
+        .map(|(path, value)| (path.to_string(), value))
+        .into();
+        assert_eq!(added, expected);
+        let tags = "/reserved-memory/tags@7e000000";
+        let expected_gone = [
+            "/chosen/module@0x46000000:bootargs".to_string(),
+            "/chosen/module@0x46000000:compatible".to_string(),
+            "/chosen/module@0x46000000:reg".to_string(),
+            "/chosen/module@0x4a000000:compatible".to_string(),
+            "/chosen/module@0x4a000000:reg".to_string(),
+            format!("{tags}:block-size"),
+            format!("{tags}:compatible"),
+            format!("{tags}:reg"),
+            format!("{tags}:reusable"),
+            format!("{tags}:tagged-memory"),
+        ];
+        assert_eq!(gone, expected_gone);
+
+        let (before, after) = (read(&old).unwrap(), read(&new).unwrap());
+        let guest = BootTree {
+            no_map: vec![range((0x7ff0_0000, 0x10_0000)), range(SHIM), range(STORAGE)],
+            tag_storage: vec![],
+            kernel: None,
+            bootargs: Some("console=ttyAMA0".into()),
+            ..before
+        };
+        assert_eq!(after, guest);
+        assert_eq!(regions(&new), Ok(vec![]));
+    }
+}
+
+#[test]
+fn the_copy_is_version_17_padded_to_8_and_keeps_the_boot_cpu() {
+    let mut tree = virt();
+    // All lengths of the strings block.
+    for length in 1..16 {
+        tree.set(&"x".repeat(length), ());
+        let new = patch(&tree, &[STORAGE]);
+        let field = |index: usize| u32::from_be_bytes(new[index * 4..][..4].try_into().unwrap());
+        assert_eq!(new.len() % 8, 0);
+        assert_eq!(field(1) as usize, new.len());
+        assert_eq!((field(5), field(6), field(7)), (17, 16, 3));
+    }
+}
+
+/// The copy of the copy is the copy: nothing is added twice, and the old shim's nodes go.
+#[test]
+fn patching_twice_changes_nothing_more() {
+    let once = patch(&fvp(), &[(0x8_f800_0000, 0x800_0000)]);
+    assert_eq!(flat(&patch_blob(&once, &[(0x8_f800_0000, 0x800_0000)])), flat(&once));
+}
+
+#[test]
+fn without_a_plan_bootargs_and_ramdisk_stay() {
+    let mut tree = virt();
+    tree.at("chosen").set("linux,initrd-start", [0x4800_0000u32]);
+    let new = flat(&patch(&tree, &[]));
+    assert_eq!(new["/chosen:bootargs"], b"quiet tagstash.log=debug\0");
+    assert_eq!(new["/chosen:linux,initrd-start"], 0x4800_0000u32.to_be_bytes());
+    assert!(!new.contains_key("/chosen:linux,initrd-end"));
+}
+
+#[test]
+fn old_values_of_bootargs_and_ramdisk_are_replaced() {
+    let mut tree = virt();
+    tree.at("chosen").set("linux,initrd-start", [0x4800_0000u32]);
+    tree.at("chosen").set("linux,initrd-end", [0x4800_1000u32]);
+    let plan = GuestPlan {
+        bootargs: Some("a b\0c"),
+        initrd: Some(range((0x8_0000_0000, 0x1000))),
+        ..GuestPlan::default()
+    };
+    let new = flat(&guest_tree(&tree.blob(), &plan).unwrap());
+    assert_eq!(new["/chosen:bootargs"], b"a b\0");
+    assert_eq!(new["/chosen:linux,initrd-start"], cells(&[0x8_0000_0000]));
+    assert_eq!(new["/chosen:linux,initrd-end"], cells(&[0x8_0000_1000]));
+    assert_eq!(new["/chosen:kaslr-seed"], [0, 0, 0, 7, 0, 0, 0, 8]);
+    assert_eq!(new["/chosen:rng-seed"], [1, 2, 3, 4, 5]);
+}
+
+/// A tree without /chosen and /reserved-memory gets both, with the root's cells.
+#[test]
+fn what_is_missing_is_made() {
+    for (address, size) in [(1u32, 1u32), (1, 2), (2, 1), (2, 2)] {
+        let tree = node("").with("#address-cells", [address]).with("#size-cells", [size]);
+        let plan = GuestPlan {
+            no_map: &[range(SHIM)],
+            bootargs: Some("x"),
+            initrd: Some(range((0x4000_0000, 1))),
+        };
+        let new = guest_tree(&tree.blob(), &plan).unwrap();
+        let properties = flat(&new);
+        assert_eq!(properties["/reserved-memory:#address-cells"], address.to_be_bytes());
+        assert_eq!(properties["/reserved-memory:#size-cells"], size.to_be_bytes());
+        assert_eq!(properties["/reserved-memory:ranges"], []);
+        assert_eq!(properties["/chosen:bootargs"], b"x\0");
+        let guest = read(&new).unwrap();
+        assert_eq!(guest.no_map, [range(SHIM)]);
+        assert_eq!(guest.ramdisk, plan.initrd);
+    }
+}
+
+/// Older kernels keep a range mapped that is reserved in another way too.
+#[test]
+fn what_is_not_mapped_is_reserved_by_its_node_only() {
+    let mut tree = virt();
+    let reserved = tree.at("reserved-memory");
+    reserved.add(node("inside").with("reg", Reg(0x7e10_0000, 0x1000)).with("phandle", [5u32]));
+    reserved.add(node("both").with("reg", [Reg(0x7dff_f000, 0x2000), Reg(0x5100_0000, 0x1000)]));
+    reserved.add(node("off").with("reg", Reg(0x7e10_0000, 0x1000)).with("status", "disabled"));
+    reserved.add(node("over").with("reg", Reg(0x4010_0000, 0x100_0000)).with("no-map", ()));
+    let reservations = [
+        (0x4000_0000, 0x10_0000),
+        (0x4018_0000, 0x10_0000),
+        (0x4020_0000, 0x20_0000),
+        (0x4028_0000, 0x10),
+        (0x4038_0000, 0x4000_0000),
+    ];
+    let new = patch_blob(&tree.flatten(&reservations, false), &[STORAGE, SHIM]);
+    let guest = read(&new).unwrap();
+    let expected = [
+        (0x4000_0000, 0x10_0000),
+        (0x4018_0000, 0x8_0000),
+        (0x4040_0000, 0x7e00_0000 - 0x4040_0000),
+        (0x7ff0_0000, 0x8038_0000 - 0x7ff0_0000),
+        (0x5000_0000, 0x1_0000),
+        (0x7dff_f000, 0x1000),
+        (0x5100_0000, 0x1000),
+    ];
+    assert_eq!(guest.reserved, expected.map(range));
+    let expected = [
+        (0x7ff0_0000, 0x10_0000),
+        (0x4010_0000, 0x10_0000),
+        (0x4040_0000, 0xd0_0000),
+        SHIM,
+        STORAGE,
+    ];
+    assert_eq!(guest.no_map, expected.map(range));
+    assert!(!flat(&new).contains_key("/reserved-memory/inside:reg"));
+    assert!(flat(&new).contains_key("/reserved-memory/off:reg"));
+}
+
+#[test]
+fn ranges_that_overlap_or_touch_become_one_node_and_names_do_not_collide() {
+    let mut tree = virt();
+    tree.at("reserved-memory").add(node("reserved@60000000").with("size", [1u32, 1]));
+    tree.at("reserved-memory").add(node("reserved-1@60000000").with("size", [1u32, 1]));
+    let new = patch(
+        &tree,
+        &[(0x6000_2000, 0x1000), (0x6000_0000, 0x1000), (0x6000_1000, 0x1800), (0x6100_0000, 0)],
+    );
+    assert_eq!(read(&new).unwrap().no_map[1..], [range((0x6000_0000, 0x3000))]);
+    assert_eq!(
+        flat(&new)["/reserved-memory/reserved-2@60000000:reg"],
+        cells(&[0x6000_0000, 0x3000])
+    );
+    assert_eq!(flat(&new)["/reserved-memory/reserved@60000000:size"], [0, 0, 0, 1, 0, 0, 0, 1]);
+}
+
+#[test]
+fn another_hypervisor_makes_room() {
+    let mut tree = virt();
+    tree.add(
+        node("hypervisor")
+            .with("compatible", ["xen,xen-4.17", "xen,xen"])
+            .with("reg", Reg(0x3800_0000, 0x1000))
+            .child(node("uefi")),
+    );
+    tree.add(node("hypervisor@1"));
+    let new = patch(&tree, &[]);
+    let fdt = Fdt::new(&new).unwrap();
+    assert!(fdt.find_node("/hypervisor@1").is_none());
+    let node = fdt.find_node("/hypervisor").unwrap();
+    assert_eq!(node.children().count(), 0);
+    let names: Vec<String> =
+        node.properties().map(|property| property.name().to_string()).collect();
+    assert_eq!(names, ["compatible", "method"]);
+}
+
+#[test]
+fn tag_storage_of_every_dialect_goes_disabled_or_not() {
+    let mut tree = fvp();
+    tree.at("reserved-memory/tags@8fc00000").set("status", "disabled");
+    tree.add(node("metadata@1").with("compatible", "arm,mte-tag-storage"));
+    tree.add(node("bus").child(node("metadata@2").with("compatible", "arm,mte-tag-storage")));
+    let new = flat(&patch(&tree, &[]));
+    assert!(new.keys().all(|path| !path.contains("tags") && !path.contains("metadata")), "{new:?}");
+    assert!(new.contains_key("/memory@8f8000000:reg"));
+}
+
+/// Names that the specification does not allow, but boards have.
+#[test]
+fn odd_names_survive() {
+    let mut tree = virt();
+    tree.set("a-property-of-more-than-thirty-one-characters!", [1u32]);
+    tree.add(node("@0").child(node("two@at@signs")).child(node("a~node")).with("b", ()));
+    tree.at("@0/a~node").set("c", "d");
+    let new = patch(&tree, &[STORAGE]);
+    let old = tree.blob();
+    let fdt = Fdt::new_unchecked(&new);
+    assert!(fdt.find_node("/@0/two@at@signs").is_some());
+    let property = fdt.root().property("a-property-of-more-than-thirty-one-characters!");
+    assert_eq!(property.unwrap().value(), [0, 0, 0, 1]);
+    assert_eq!(read(&new).unwrap().memory, read(&old).unwrap().memory);
+}
+
+/// Each way in which no copy can be made, and what is said of it.
+#[test]
+fn p9_what_cannot_be_patched_is_named_with_its_values() {
+    type Break = fn(&mut Tree);
+    let cases: &[(Break, &str)] = &[
+        (
+            |tree| tree.at("reserved-memory").set("#address-cells", [1u32]),
+            "/reserved-memory: #address-cells, #size-cells = 1, 2, but the root has 2, 2",
+        ),
+        (
+            |tree| tree.at("reserved-memory").set("#size-cells", [3u32]),
+            "/reserved-memory: #size-cells = 3, but only 1 and 2 are possible",
+        ),
+        (
+            |tree| tree.at("reserved-memory/secure@7ff00000").set("reg", [1u32]),
+            "/reserved-memory/secure@7ff00000: reg has 4 bytes where 16 make an entry",
+        ),
+        (|tree| tree.unset("#size-cells"), "/: #size-cells is missing"),
+        (|tree| tree.at("cpus").add(node("cpu@1")), "/cpus: cpu@1 is there twice"),
+        (|tree| tree.at("chosen").add_property("rng-seed", ()), "/chosen: rng-seed is there twice"),
+        (
+            |tree| (0..100_000).for_each(|_| tree.add(node("a"))),
+            "more than 100000 nodes and properties",
+        ),
+    ];
+    for (wreck, message) in cases {
+        let mut tree = virt();
+        wreck(&mut tree);
+        let plan = GuestPlan { no_map: &[range(STORAGE)], ..GuestPlan::default() };
+        assert_eq!(guest_tree(&tree.blob(), &plan).unwrap_err().to_string(), *message);
+    }
+
+    let tree = node("").with("#address-cells", [1u32]).with("#size-cells", [1u32]);
+    let plan = GuestPlan { no_map: &[range((0x1_0000_0000, 0x1000))], ..GuestPlan::default() };
+    assert_eq!(
+        guest_tree(&tree.blob(), &plan).unwrap_err().to_string(),
+        "/reserved-memory: 0x100000000..0x100001000 does not fit #address-cells, #size-cells = 1, 1"
+    );
+    let bootargs = "x".repeat(2 << 20);
+    let plan = GuestPlan { bootargs: Some(&bootargs), ..GuestPlan::default() };
+    assert!(matches!(guest_tree(&tree.blob(), &plan), Err(PatchError::TooBig(_))));
+    assert_eq!(guest_tree(&[0; 40], &plan), Err(PatchError::Tree(TreeError::Magic(0))));
+}
