@@ -406,6 +406,6 @@ fn p9_regions_may_not_overlap_and_are_at_most_32() {
     );
     assert_eq!(
         regions(&tree.blob()).unwrap_err().to_string(),
-        "/reserved-memory/b: reg: 2147483648 frames are more than 2^31"
+        "/reserved-memory/b: reg: 2147483648 frames are not fewer than 2^31"
     );
 }
