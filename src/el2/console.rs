@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The serial port (Arm PL011) as a sink of `log`. It is the shim's until the guest is entered;
+//! from then on only a panic writes to it.
+
+use core::fmt::{self, Write};
+use core::ptr::NonNull;
+use spin::{Mutex, Once};
+use tagstash::dtb::console::Console;
+use tock_registers::interfaces::{ReadWriteable, Readable, Writeable};
+use tock_registers::registers::{ReadOnly, ReadWrite};
+use tock_registers::{register_bitfields, register_structs};
+
+register_bitfields! {u32,
+    /// Flags.
+    FLAGS [
+        TRANSMIT_FULL OFFSET(5) NUMBITS(1) [],
+        BUSY OFFSET(3) NUMBITS(1) [],
+    ],
+    /// Control.
+    CONTROL [
+        TRANSMIT OFFSET(8) NUMBITS(1) [],
+        UART OFFSET(0) NUMBITS(1) [],
+    ],
+}
+
+register_structs! {
+    Registers {
+        (0x00 => data: ReadWrite<u32>),
+        (0x04 => _reserved0),
+        (0x18 => flags: ReadOnly<u32, FLAGS::Register>),
+        (0x1c => _reserved1),
+        (0x30 => control: ReadWrite<u32, CONTROL::Register>),
+        (0x34 => @END),
+    }
+}
+
+/// A PL011. Line settings are firmware's.
+#[derive(Clone, Copy)]
+pub struct Pl011(NonNull<Registers>);
+
+// SAFETY: The registers may be accessed from any CPU; what is written at once interleaves.
+unsafe impl Send for Pl011 {}
+// SAFETY: As above.
+unsafe impl Sync for Pl011 {}
+
+impl Pl011 {
+    /// Makes the port, and enables it where firmware has not.
+    ///
+    /// # Safety
+    ///
+    /// `console` is a PL011, and its registers can be accessed: mapped as Device memory, or with
+    /// the MMU off.
+    pub unsafe fn new(console: &Console) -> Option<Pl011> {
+        let registers = NonNull::new(console.base.0 as *mut Registers)?;
+        if !registers.is_aligned() || console.length < size_of::<Registers>() as u64 {
+            return None;
+        }
+        let port = Pl011(registers);
+        port.registers().control.modify(CONTROL::UART::SET + CONTROL::TRANSMIT::SET);
+        Some(port)
+    }
+
+    fn registers(&self) -> &Registers {
+        // SAFETY: `new` asks for registers of this layout.
+        unsafe { self.0.as_ref() }
+    }
+
+    fn put(&self, byte: u8) {
+        while self.registers().flags.is_set(FLAGS::TRANSMIT_FULL) {
+            core::hint::spin_loop();
+        }
+        self.registers().data.set(byte.into());
+    }
+
+    /// Waits until all has left the port, which a power-off would cut.
+    pub fn drain(&self) {
+        while self.registers().flags.is_set(FLAGS::BUSY) {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+impl Write for Pl011 {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                self.put(b'\r');
+            }
+            self.put(byte);
+        }
+        Ok(())
+    }
+}
+
+/// The port, once it is known.
+static PORT: Once<Pl011> = Once::new();
+/// Held for each line.
+static LINE: Mutex<()> = Mutex::new(());
+
+/// Makes `port` the sink of `log`.
+pub fn init(port: Pl011) {
+    PORT.call_once(|| port);
+    // It fails where there is a logger already, which then is this one.
+    let _ = log::set_logger(&Lines);
+    log::set_max_level(log::LevelFilter::Info);
+}
+
+/// The port, if there is one, for those who cannot wait for a lock.
+pub fn port() -> Option<Pl011> {
+    PORT.get().copied()
+}
+
+struct Lines;
+
+impl log::Log for Lines {
+    fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if let Some(mut port) = port() {
+            let _line = LINE.lock();
+            let level = match record.level() {
+                log::Level::Error => "error: ",
+                log::Level::Warn => "warning: ",
+                _ => "",
+            };
+            let _ = writeln!(port, "tagstash: {level}{}", record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The guest: its registers while EL2 runs, and EL1's state when it is entered.
+
+use super::registers::{GCSCR_EL1, GCSCRE0_EL1, SCTLR2_EL1};
+use super::{cache, cpu_controls, features, percpu, stage2};
+use aarch64_cpu::registers::*;
+
+/// What the vectors save of an interrupted program, on the stack of its CPU. `vectors` holds
+/// the assembly to this layout.
+#[repr(C, align(16))]
+pub struct Frame {
+    /// x0 to x30. x19 to x28 are there on the slow way only.
+    pub x: [u64; 31],
+    /// Where the program goes on.
+    pub elr: u64,
+    /// Its PSTATE.
+    pub spsr: u64,
+    /// Why it was interrupted; on the slow way only.
+    pub esr: u64,
+}
+
+impl Frame {
+    /// The exception class in the syndrome.
+    pub fn class(&self) -> u64 {
+        self.esr >> 26 & 0x3f
+    }
+}
+
+/// SCTLR_EL1 as after a reset: RES1 bits, MMU and caches off, little endian.
+const SCTLR_RESET: u64 = 0x30d0_0800;
+
+/// EL1h, debug exceptions, SErrors, IRQs and FIQs masked.
+const PSTATE: u64 = 0x3c5;
+
+/// Gives EL1's own registers a known state, as Linux's booting.rst asks of what is above it.
+fn reset_el1() {
+    SCTLR_EL1.set(SCTLR_RESET);
+    CPACR_EL1.set(0);
+    TCR_EL1.set(0);
+    TTBR0_EL1.set(0);
+    TTBR1_EL1.set_baddr(0);
+    MAIR_EL1.set(0);
+    AMAIR_EL1.set(0);
+    VBAR_EL1.set(0);
+    CONTEXTIDR_EL1.set(0);
+    ELR_EL1.set(0);
+    SPSR_EL1.set(0);
+    ESR_EL1.set(0);
+    FAR_EL1.set(0);
+    AFSR0_EL1.set(0);
+    AFSR1_EL1.set(0);
+    SP_EL0.set(0);
+    SP_EL1.set(0);
+    TPIDR_EL0.set(0);
+    TPIDRRO_EL0.set(0);
+    TPIDR_EL1.set(0);
+    MDSCR_EL1.set(0);
+    CNTKCTL_EL1.set(0);
+    CNTP_CTL_EL0.set(0);
+    CNTV_CTL_EL0.set(0);
+    if features::tcr2() {
+        TCR2_EL1.set(0);
+    }
+    if features::sctlr2() {
+        SCTLR2_EL1.set(0);
+    }
+    if features::gcs() {
+        GCSCR_EL1.set(0);
+        GCSCRE0_EL1.set(0);
+    }
+}
+
+/// Enters the guest at `entry`, on this CPU, with `argument` in x0 and zero in x1 to x30.
+/// The stack is given up: the next exception begins at its top.
+pub fn enter(entry: u64, argument: u64) -> ! {
+    let here = 0u8;
+    let stack_top = percpu::stack_top(percpu::number_of(&here)).0;
+    cpu_controls::apply();
+    stage2::activate();
+    reset_el1();
+    ELR_EL2.set(entry);
+    SPSR_EL2.set(PSTATE);
+    // What TLBs and instruction caches hold is of whoever ran here before.
+    cache::tlbi_alle1();
+    cache::ic_ialluis();
+    cache::dsb_ish();
+    cache::isb();
+    // SAFETY: EL2 and EL1 are set up. Nothing on the stack is used any more: this never returns,
+    // and later exceptions bring what they need.
+    unsafe {
+        core::arch::asm!(
+            "mov sp, x1",
+            "mov x1, xzr",
+            "mov x2, xzr",
+            "mov x3, xzr",
+            "mov x4, xzr",
+            "mov x5, xzr",
+            "mov x6, xzr",
+            "mov x7, xzr",
+            "mov x8, xzr",
+            "mov x9, xzr",
+            "mov x10, xzr",
+            "mov x11, xzr",
+            "mov x12, xzr",
+            "mov x13, xzr",
+            "mov x14, xzr",
+            "mov x15, xzr",
+            "mov x16, xzr",
+            "mov x17, xzr",
+            "mov x18, xzr",
+            "mov x19, xzr",
+            "mov x20, xzr",
+            "mov x21, xzr",
+            "mov x22, xzr",
+            "mov x23, xzr",
+            "mov x24, xzr",
+            "mov x25, xzr",
+            "mov x26, xzr",
+            "mov x27, xzr",
+            "mov x28, xzr",
+            "mov x29, xzr",
+            "mov x30, xzr",
+            "eret",
+            "dsb nsh",
+            "isb",
+            in("x0") argument,
+            in("x1") stack_top,
+            options(noreturn)
+        )
+    }
+}

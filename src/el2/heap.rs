@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The heap, for what is built at boot: the reading of the device tree, the guest's copy of it,
+//! the service's tables. Nothing is allocated while the guest runs.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::cell::UnsafeCell;
+use core::ptr;
+use linked_list_allocator::Heap;
+use spin::Mutex;
+
+/// Bytes of the arena: room for a tree of the largest size, taken apart and written again.
+const ARENA: usize = 2 << 20;
+
+#[repr(C, align(4096))]
+struct Arena(UnsafeCell<[u8; ARENA]>);
+
+// SAFETY: The arena is given to the allocator once, which hands each byte to one owner.
+unsafe impl Sync for Arena {}
+
+static MEMORY: Arena = Arena(UnsafeCell::new([0; ARENA]));
+
+struct Locked(Mutex<Heap>);
+
+#[global_allocator]
+static HEAP: Locked = Locked(Mutex::new(Heap::empty()));
+
+// SAFETY: The heap gives out disjoint parts of the arena that fit their layouts, under a lock.
+unsafe impl GlobalAlloc for Locked {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let block = self.0.lock().allocate_first_fit(layout);
+        block.map_or(ptr::null_mut(), |block| block.as_ptr())
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if let Some(block) = ptr::NonNull::new(block) {
+            // SAFETY: The caller had `block` from `alloc` with this layout.
+            unsafe { self.0.lock().deallocate(block, layout) }
+        }
+    }
+}
+
+/// Gives the heap its memory. Called once, before anything is allocated.
+pub fn init() {
+    let mut heap = HEAP.0.lock();
+    if heap.size() == 0 {
+        // SAFETY: The arena is used by nothing else, and the check makes this the only time.
+        unsafe { heap.init(MEMORY.0.get().cast(), ARENA) }
+    }
+}
+
+/// Bytes in use.
+pub fn used() -> usize {
+    HEAP.0.lock().used()
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where the parts of the image are: the linker script's symbols as ranges.
+
+use tagstash::addr::{PhysAddr, PhysRange};
+
+unsafe extern "C" {
+    static __image_start: u8;
+    static __text_end: u8;
+    static __image_end: u8;
+}
+
+/// Returns the range between two symbols of the linker script, which orders them.
+fn between(start: *const u8, end: *const u8) -> PhysRange {
+    match PhysRange::from_bounds(PhysAddr(start as u64), PhysAddr(end as u64)) {
+        Some(range) => range,
+        None => unreachable!(),
+    }
+}
+
+/// The image as a whole, with bss, stacks and heap.
+pub fn image() -> PhysRange {
+    between(&raw const __image_start, &raw const __image_end)
+}
+
+/// Code.
+pub fn text() -> PhysRange {
+    between(&raw const __image_start, &raw const __text_end)
+}

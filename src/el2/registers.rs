@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! System registers that aarch64-cpu has not, by their encoding.
+
+use tock_registers::interfaces::{Readable, Writeable};
+
+/// Makes a type for each register that is read (`get`) or written (`set`) like those of
+/// aarch64-cpu.
+macro_rules! system_registers {
+    ($($(#[$doc:meta])* $name:ident = $encoding:literal: $($access:ident)+;)*) => {
+        $($(#[$doc])* #[allow(non_camel_case_types, reason = "the architecture's names")]
+        pub struct $name;
+        $(system_registers!(@$access $name $encoding);)+)*
+    };
+    (@get $name:ident $encoding:literal) => {
+        impl Readable for $name {
+            type T = u64;
+            type R = ();
+
+            #[inline(always)]
+            fn get(&self) -> u64 {
+                let value;
+                // SAFETY: Reading one of these registers changes nothing. The ID space reads as
+                // zero where nothing is defined; others are read only where the CPU has them.
+                unsafe {
+                    core::arch::asm!(
+                        concat!("mrs {}, ", $encoding),
+                        out(reg) value,
+                        options(nomem, nostack, preserves_flags)
+                    );
+                }
+                value
+            }
+        }
+    };
+    (@set $name:ident $encoding:literal) => {
+        impl Writeable for $name {
+            type T = u64;
+            type R = ();
+
+            #[inline(always)]
+            fn set(&self, value: u64) {
+                // SAFETY: These registers configure EL1 or traps to EL2; none of them affects
+                // how EL2 accesses memory. They are written only where the CPU has them.
+                unsafe {
+                    core::arch::asm!(
+                        concat!("msr ", $encoding, ", {}"),
+                        in(reg) value,
+                        options(nomem, nostack, preserves_flags)
+                    );
+                }
+            }
+        }
+    };
+}
+
+system_registers! {
+    /// See [`ID_AA64PFR2_EL1`].
+    ID_AA64PFR2_EL1 = "S3_0_C0_C4_2": get;
+    /// See [`ID_AA64PFR2_EL1`].
+    ID_AA64SMFR0_EL1 = "S3_0_C0_C4_5": get;
+    /// See [`ID_AA64PFR2_EL1`].
+    ID_AA64DFR2_EL1 = "S3_0_C0_C5_2": get;
+    /// See [`ID_AA64PFR2_EL1`].
+    ID_AA64ISAR2_EL1 = "S3_0_C0_C6_2": get;
+    /// See [`ID_AA64PFR2_EL1`].
+    ID_AA64ISAR3_EL1 = "S3_0_C0_C6_3": get;
+    /// See [`ID_AA64PFR2_EL1`].
+    ID_AA64MMFR3_EL1 = "S3_0_C0_C7_3": get;
+    /// See [`ID_AA64PFR2_EL1`].
+    ID_AA64MMFR4_EL1 = "S3_0_C0_C7_4": get;
+    /// Cache type: line sizes.
+    CTR_EL0 = "S3_3_C0_C0_1": get;
+    /// Interrupt status: what is pending, masked or not.
+    ISR_EL1 = "S3_0_C12_C1_0": get;
+    /// Streaming mode identification: priority mapping.
+    SMIDR_EL1 = "S3_1_C0_C0_6": get;
+    /// Performance monitors control: the number of counters.
+    PMCR_EL0 = "S3_3_C9_C12_0": get;
+    /// Profiling buffer identification: who owns the buffer.
+    PMBIDR_EL1 = "S3_0_C9_C10_7": get;
+    /// Trace buffer identification: who owns the buffer.
+    TRBIDR_EL1 = "S3_0_C9_C11_7": get;
+    /// MPAM identification.
+    MPAMIDR_EL1 = "S3_0_C10_C4_4": get;
+    /// Extended hypervisor configuration (FEAT_HCX).
+    HCRX_EL2 = "S3_4_C1_C2_2": set;
+    /// AArch32 System register traps.
+    HSTR_EL2 = "S3_4_C1_C1_3": set;
+    /// Further fine-grained read traps (FEAT_FGT2).
+    HFGRTR2_EL2 = "S3_4_C3_C1_2": set;
+    /// Further fine-grained write traps (FEAT_FGT2).
+    HFGWTR2_EL2 = "S3_4_C3_C1_3": set;
+    /// Further fine-grained instruction traps (FEAT_FGT2).
+    HFGITR2_EL2 = "S3_4_C3_C1_7": set;
+    /// Further fine-grained read traps of debug registers (FEAT_FGT2).
+    HDFGRTR2_EL2 = "S3_4_C3_C1_0": set;
+    /// Further fine-grained write traps of debug registers (FEAT_FGT2).
+    HDFGWTR2_EL2 = "S3_4_C3_C1_1": set;
+    /// EL2 virtual timer (FEAT_VHE).
+    CNTHV_CTL_EL2 = "S3_4_C14_C3_1": set;
+    /// What EL1 reads as MIDR_EL1.
+    VPIDR_EL2 = "S3_4_C0_C0_0": set;
+    /// SVE vector length of EL1 (FEAT_SVE).
+    ZCR_EL2 = "S3_4_C1_C2_0": set;
+    /// SME vector length of EL1 (FEAT_SME).
+    SMCR_EL2 = "S3_4_C1_C2_6": set;
+    /// Mapping of streaming mode priorities (FEAT_SME).
+    SMPRIMAP_EL2 = "S3_4_C1_C2_5": set;
+    /// Memory partition of EL2, and MPAM traps (FEAT_MPAM).
+    MPAM2_EL2 = "S3_4_C10_C5_0": set;
+    /// MPAM virtualisation (FEAT_MPAM).
+    MPAMHCR_EL2 = "S3_4_C10_C4_0": set;
+    /// Activity monitors that count (FEAT_AMUv1).
+    AMCNTENSET0_EL0 = "S3_3_C13_C2_5": set;
+    /// Limited ordering regions (FEAT_LOR).
+    LORC_EL1 = "S3_0_C10_C4_3": set;
+    /// Statistical profiling of EL2 (FEAT_SPE).
+    PMSCR_EL2 = "S3_4_C9_C9_0": set;
+    /// Trace of EL2 (FEAT_TRF).
+    TRFCR_EL2 = "S3_4_C1_C2_1": set;
+    /// Branch records of EL2 (FEAT_BRBE).
+    BRBCR_EL2 = "S2_4_C9_C0_0": set;
+    /// Guarded control stacks of EL2 (FEAT_GCS).
+    GCSCR_EL2 = "S3_4_C2_C5_0": set;
+    /// Guarded control stacks of EL1 (FEAT_GCS).
+    GCSCR_EL1 = "S3_0_C2_C5_0": get set;
+    /// Guarded control stacks of EL0 (FEAT_GCS).
+    GCSCRE0_EL1 = "S3_0_C2_C5_2": set;
+    /// Extended system control of EL1 (FEAT_SCTLR2).
+    SCTLR2_EL1 = "S3_0_C1_C0_3": set;
+}
