@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The tests, a file for each topic. Where a test keeps one of the promises of docs/abi.md
+//! section 5, its name begins with the promise's id.
+
+mod cache;
+mod claims;
+mod discovery;
+mod errors;
+mod fences;
+mod fuzz;
+mod interrupts;
+mod keys;
+mod none;
+mod pools;
+mod psci;
+mod runs;
+mod states;
+mod storage;
+mod stress;
+mod verification;
+
+pub use claims::longest;
+pub use discovery::UID;
+
+use crate::machine::machine;
+use crate::tap::Tally;
+
+/// Runs what fits the machine.
+pub fn run(tally: &mut Tally) {
+    if machine().expects_storage() {
+        tally.run(storage::DORMANT_TESTS);
+    }
+    tally.run(discovery::TESTS);
+    tally.run(psci::TESTS);
+    if !machine().expects_storage() {
+        tally.run(none::TESTS);
+        return;
+    }
+    tally.run(errors::TESTS);
+    tally.run(cache::TESTS);
+    tally.run(keys::TESTS);
+    tally.run(pools::TESTS);
+    tally.run(runs::TESTS);
+    tally.run(claims::TESTS);
+    tally.run(storage::TESTS);
+    tally.run(states::TESTS);
+    tally.run(interrupts::TESTS);
+    tally.run(verification::TESTS);
+    tally.run(fences::TESTS);
+    tally.run(fuzz::TESTS);
+    tally.run(stress::TESTS);
+}
