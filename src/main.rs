@@ -20,7 +20,7 @@ use el2::{cache, calls, console, features, guest, heap, layout, mmu, pages, perc
 use el2::{psci, smc, stage2};
 use log::{info, warn};
 use tagstash::addr::{PAGE_SIZE, PhysAddr, PhysRange};
-use tagstash::dtb::blob::total_size;
+use tagstash::dtb::blob::{Blob, total_size};
 use tagstash::dtb::patch::{GuestPlan, guest_tree};
 use tagstash::dtb::read::{BootTree, Conduit, read};
 use tagstash::hypercall::abi;
@@ -53,6 +53,7 @@ extern "C" fn boot(tree: u64, next_table: u64) -> ! {
     let blob = map_tree(&mut stage1, PhysAddr(tree));
     find_console(&mut stage1, blob);
     banner();
+    check_size(blob);
     let tree = read(blob).unwrap_or_else(|error| stop(error));
     smc::init(tree.psci == Some(Conduit::Smc));
     let cpus = count_cpus(&tree);
@@ -108,6 +109,20 @@ fn map_tree(stage1: &mut Stage1, address: PhysAddr) -> &'static [u8] {
         Some(unsafe { bytes(blob) })
     };
     find().unwrap_or_else(|| stop("x0 does not point to a device tree"))
+}
+
+/// Stops if the heap cannot hold what reading and rewriting the tree may need.
+fn check_size(blob: &[u8]) {
+    let needed = Blob::check(blob).unwrap_or_else(|error| stop(error)).heap_needed();
+    let free = heap::free();
+    if needed > free {
+        stop(format_args!(
+            "the device tree may need {} KiB to read and rewrite, the heap has {} KiB: build the \
+             shim with a larger arena (el2/heap.rs)",
+            needed >> 10,
+            free >> 10
+        ))
+    }
 }
 
 /// The bytes of `range`.

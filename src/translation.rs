@@ -2,7 +2,7 @@
 //! Translation tables with 4 KiB granule: levels, entries, the largest pages that fit.
 //!
 //! One walker writes both of the shim's identity maps, EL2's own (stage 1) and the guest's
-//! (stage 2), and takes them apart later. It knows descriptors and levels (Arm ARM, D8.3) and
+//! (stage 2), and takes them apart later. It knows descriptors and levels (Arm ARM, D8) and
 //! nothing of TLBs: what has to be ordered or invalidated it asks of a [`Regime`].
 //!
 //! ```text
@@ -52,7 +52,7 @@ impl Shape {
     /// PARange field of ID_AA64MMFR0_EL1; more than 48 bits are cut to 48.
     ///
     /// A walk may begin at level 0 only on cores of 44 bits and more. Below that it begins at
-    /// level 1, with up to 16 concatenated tables for the bits above 39 (Arm ARM, D8.2.2).
+    /// level 1, with up to 16 concatenated tables for the bits above 39 (Arm ARM, D8.2).
     pub const fn stage2(pa_range: u64) -> Shape {
         let bits = pa_bits(pa_range);
         if bits > 43 {
@@ -160,7 +160,7 @@ impl IdentityMap {
     ///
     /// `attributes` are the bits of a leaf besides its address and its two lowest bits. Where a
     /// block covers more than the range it is split. A valid entry is changed break before make
-    /// (Arm ARM, D8.16.1): nothing that runs meanwhile may use what the changed *entry* maps.
+    /// (Arm ARM, D8): nothing that runs meanwhile may use what the changed *entry* maps.
     ///
     /// # Errors
     ///

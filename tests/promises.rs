@@ -49,7 +49,9 @@ fn p1_claimed_storage_is_not_written_until_its_last_claim_is_released() {
             let tagged: Vec<u64> = pages
                 .iter()
                 .copied()
-                .filter(|&p| (p / PAGE_SIZE) % 41 == 0 && dram.layout.tag_place(p).is_some())
+                .filter(|&p| {
+                    (p / PAGE_SIZE).is_multiple_of(41) && dram.layout.tag_place(p).is_some()
+                })
                 .collect();
             let tag = |page: u64, granule: u64| ((page >> 12) + granule * 7) as u8 & 15;
             for round in 0..3u64 {
@@ -164,9 +166,9 @@ fn p2_shared_pools_keep_what_is_got() {
         let pool = cpu.create_shared(12, [7, 8]);
         fill(dram, pages[0], PAGE_SIZE, 11);
         assert_eq!(cpu.put(pool, (A, 0), pages[0]), OK);
-        for to in 1..4 {
-            assert_eq!(cpu.get(cpu.create_shared(12, [7, 8]), (A, 0), pages[to]), OK);
-            assert!(is_filled(dram, pages[to], PAGE_SIZE, 11));
+        for &to in &pages[1..4] {
+            assert_eq!(cpu.get(cpu.create_shared(12, [7, 8]), (A, 0), to), OK);
+            assert!(is_filled(dram, to, PAGE_SIZE, 11));
         }
         assert_eq!(cpu.get(cpu.create_shared(12, [7, 9]), (A, 0), pages[1]), MISS);
     });
@@ -242,7 +244,7 @@ fn p4_reclaim_succeeds_for_every_valid_range_and_says_what_is_not() {
             (pages[0], all + 1, INVALID_ADDRESS),
             (pages[0], u64::MAX, INVALID_ADDRESS),
             (pages[0], 1 << 52, INVALID_ADDRESS),
-            (u64::MAX & !4095, 1, INVALID_ADDRESS),
+            (!4095, 1, INVALID_ADDRESS),
         ] {
             assert_eq!(cpu.reclaim(address, count), (error, [0; 3]), "{address:#x} {count}");
             assert_eq!(cpu.release(address, count), (error, [0; 3]), "{address:#x} {count}");
@@ -373,8 +375,8 @@ fn p6_capacity_comes_back_with_the_last_release() {
     active(|cpu, dram, pages, pool| {
         cpu.reclaim(pages[0], 64 * 32);
         assert_eq!(cpu.put(pool, (A, 0), pages[0]), NOT_CACHED);
-        for page in 1..64 * 32 {
-            assert_eq!(cpu.release(pages[page], 1), (OK, [1, 1, 0]));
+        for &page in &pages[1..64 * 32] {
+            assert_eq!(cpu.release(page, 1), (OK, [1, 1, 0]));
         }
         assert_eq!(cpu.census(), [1, 0, 63, 0]);
         cpu.release(pages[0], 1);
@@ -401,9 +403,7 @@ fn p7_no_arguments_crash_or_reach_beyond_guest_ram() {
             let layout = &dram.layout;
             (layout.pieces[0].storage, layout.base, layout.base + layout.length)
         };
-        for bad in
-            [storage, storage + PAGE_SIZE, base - PAGE_SIZE, end, 0, u64::MAX & !4095, pages[0] + 1]
-        {
+        for bad in [storage, storage + PAGE_SIZE, base - PAGE_SIZE, end, 0, !4095, pages[0] + 1] {
             assert_eq!(cpu.put(pool, (A, 0), bad), INVALID_ADDRESS, "{bad:#x}");
             assert_eq!(cpu.get(pool, (A, 0), bad), INVALID_ADDRESS, "{bad:#x}");
             assert_eq!(cpu.call(Function::Query, &[bad]).0, INVALID_ADDRESS, "{bad:#x}");
@@ -434,7 +434,7 @@ fn p7_no_arguments_crash_or_reach_beyond_guest_ram() {
             1 << 63,
             u64::MAX,
             u64::MAX - 1,
-            u64::MAX & !4095,
+            !4095,
         ];
         let mut random = 99u64;
         let mut next = || {
@@ -596,8 +596,8 @@ fn verification_turns_a_forgotten_claim_into_a_counted_miss() {
 #[test]
 fn runs_report_each_page() {
     active(|cpu, dram, pages, pool| {
-        for n in 0..16 {
-            fill(dram, pages[n], PAGE_SIZE, n as u64);
+        for (n, &page) in (0..16).zip(pages) {
+            fill(dram, page, PAGE_SIZE, n);
         }
         assert_eq!(cpu.put_run(pool, (A, 100), pages[0], 16), (OK, [16, 0xffff, 0]));
         cpu.flush_page(pool, (A, 103));

@@ -8,8 +8,9 @@ use core::ptr;
 use linked_list_allocator::Heap;
 use spin::Mutex;
 
-/// Bytes of the arena: room for a tree of the largest size, taken apart and written again.
-const ARENA: usize = 2 << 20;
+/// Bytes of the arena: room for the tree of a large board, some 1,500 nodes with 10,000
+/// properties, taken apart and written again. What a tree needs is compared before it is read.
+const ARENA: usize = 8 << 20;
 
 #[repr(C, align(4096))]
 struct Arena(UnsafeCell<[u8; ARENA]>);
@@ -46,6 +47,11 @@ pub fn init() {
         // SAFETY: The arena is used by nothing else, and the check makes this the only time.
         unsafe { heap.init(MEMORY.0.get().cast(), ARENA) }
     }
+}
+
+/// Bytes that are free.
+pub fn free() -> usize {
+    HEAP.0.lock().free()
 }
 
 /// Bytes in use.

@@ -94,7 +94,7 @@ impl<'a> Epochs<'a> {
     #[inline(always)]
     fn buckets(&self, hash: u64) -> [&'a AtomicU64; 2] {
         let count = self.objects.len() as u64;
-        [hash >> 32, hash & 0xffff_ffff].map(|half| &self.objects[(half * count >> 32) as usize])
+        [hash >> 32, hash & 0xffff_ffff].map(|half| &self.objects[((half * count) >> 32) as usize])
     }
 }
 

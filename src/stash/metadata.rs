@@ -149,7 +149,7 @@ impl<'a> Metadata<'a> {
     /// are no keys, are made only where there are frames.
     #[inline(always)]
     pub fn set_of(&self, hash: u64) -> Set<'a> {
-        let number = ((hash >> 32) * u64::from(self.sets) >> 32) as usize;
+        let number = (((hash >> 32) * u64::from(self.sets)) >> 32) as usize;
         let ways = number * WAYS..number * WAYS + WAYS;
         Set {
             number: number as u32,
@@ -262,7 +262,7 @@ impl MetadataBuffer {
         let shape = Shape::of(frames);
         let zeros = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
         let entry = || Entry {
-            object: [const { () }; OBJECT_WORDS].map(|()| AtomicU64::new(0)),
+            object: core::array::from_fn(|_| AtomicU64::new(0)),
             index: AtomicU64::new(0),
             owner: AtomicU64::new(0),
         };

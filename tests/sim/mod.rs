@@ -335,7 +335,7 @@ impl Cached {
             let mut dirty: Vec<u64> = lines.borrow().keys().copied().collect();
             dirty.sort_unstable();
             for line in dirty {
-                if self.random() % 4 == 0 {
+                if self.random().is_multiple_of(4) {
                     self.write_back(lines, line);
                 }
             }
