@@ -52,6 +52,15 @@ impl Stalling {
     }
 }
 
+/// Lets the writer go when the test is done with it, also when it failed: nothing hangs.
+struct LetGo<'m>(&'m Stalling);
+
+impl Drop for LetGo<'_> {
+    fn drop(&mut self) {
+        self.0.let_go();
+    }
+}
+
 impl PageMemory for Stalling {
     fn copy_chunk_in(&self, from: PhysAddr, to: PhysAddr) -> Result<(), CopyFault> {
         let chunk = self.chunks.fetch_add(1, Ordering::SeqCst);
@@ -116,12 +125,13 @@ fn race(
         std::thread::scope(|scope| {
             let put = scope.spawn(|| first.put(pool, (A, 0), pages[pages.len() - 1]));
             machine.wait_until_stalled();
+            let stalled = LetGo(machine);
             // Others' puts are not held.
             machine.stall_at.store(NEVER, Ordering::SeqCst);
             racing(&second, pool, &pages);
             let before = machine.chunks.load(Ordering::SeqCst);
             assert!(before > stall_at, "it is in chunk {stall_at}");
-            machine.let_go();
+            drop(stalled);
             let status = put.join().expect("the put returns");
             (status, machine.chunks.load(Ordering::SeqCst))
         })

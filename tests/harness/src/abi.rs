@@ -227,9 +227,10 @@ pub fn call(conduit: Conduit, arguments: [u64; 8]) -> Answer {
     let mut registers = core::array::from_fn(canary);
     registers[..8].copy_from_slice(&arguments);
     let before: cpu::Registers = registers;
-    // SAFETY: tests pass GET only pages of their own, and use tags only of claimed pages.
     match conduit {
+        // SAFETY: tests pass GET only pages of their own, and use tags of claimed pages only.
         Conduit::Hvc => unsafe { cpu::hvc(&mut registers) },
+        // SAFETY: as above.
         Conduit::Smc => unsafe { cpu::smc(&mut registers) },
     }
     if let Some(at) = (4..31).find(|at| registers[*at] != before[*at])

@@ -81,6 +81,8 @@ pub struct Machine {
     pub arguments: &'static str,
     /// The tag storage that the boot arguments describe.
     pub regions: List<Region, 32>,
+    /// Memory that the tree has and the machine has not: accesses abort.
+    pub absent: Option<Range>,
     /// Where the file behind the memory begins.
     pub ram_base: u64,
 }
@@ -160,6 +162,11 @@ fn region(text: &str) -> Option<Region> {
     })
 }
 
+fn range(text: &str) -> Option<Range> {
+    let (base, length) = text.split_once(',')?;
+    Some(Range::of(number(base)?, number(length)?))
+}
+
 /// The ranges of a node's `reg`.
 pub fn reg<'a>(node: FdtNode<'_, 'a>) -> impl Iterator<Item = Range> + use<'a> {
     node.reg()
@@ -228,13 +235,6 @@ pub fn learn(address: u64, image: Range, mpidr: u64) -> Result<&'static Machine,
         taken.add(Range { start, end });
     }
 
-    let mut ram = memory;
-    no_map.all().iter().for_each(|range| ram.remove(*range));
-    let ram = ram.whole_pages();
-    let mut free = ram;
-    taken.all().iter().for_each(|range| free.remove(*range));
-    let free = free.whole_pages();
-
     let mut cpus = List::new();
     cpus.push(mpidr);
     if let Some(node) = tree.find_node("/cpus") {
@@ -252,6 +252,18 @@ pub fn learn(address: u64, image: Range, mpidr: u64) -> Result<&'static Machine,
     for text in values(arguments, "region") {
         regions.push(region(text).ok_or("a region= argument is not base,length,storage,block")?);
     }
+    let absent = match values(arguments, "absent").next() {
+        Some(text) => Some(range(text).ok_or("absent= is not base,length")?),
+        None => None,
+    };
+    absent.iter().for_each(|range| taken.add(*range));
+    let mut ram = memory;
+    no_map.all().iter().for_each(|range| ram.remove(*range));
+    let ram = ram.whole_pages();
+    let mut free = ram;
+    taken.all().iter().for_each(|range| free.remove(*range));
+    let free = free.whole_pages();
+
     let ram_base = match values(arguments, "ram-base").next() {
         Some(text) => number(text).ok_or("ram-base= is not a number")?,
         None => memory.all().first().map_or(0, |range| range.start),
@@ -262,7 +274,8 @@ pub fn learn(address: u64, image: Range, mpidr: u64) -> Result<&'static Machine,
     for device in uart.iter().chain(gic.iter().flat_map(|(first, second)| [first, second])) {
         mapped &= mmu::map(*device, *device + PAGE, Kind::Device);
     }
-    for range in memory.all() {
+    // The harness never touches what is absent, so that it may share a gigabyte with devices.
+    for range in memory.all().iter().filter(|range| absent != Some(**range)) {
         mapped &= mmu::map(range.start, range.end, Kind::Memory);
     }
     if !mapped {
@@ -272,8 +285,19 @@ pub fn learn(address: u64, image: Range, mpidr: u64) -> Result<&'static Machine,
         console::set_base(base);
     }
 
-    let machine =
-        Machine { tree, memory, no_map, ram, free, cpus, gic, arguments, regions, ram_base };
+    let machine = Machine {
+        tree,
+        memory,
+        no_map,
+        ram,
+        free,
+        cpus,
+        gic,
+        arguments,
+        regions,
+        absent,
+        ram_base,
+    };
     Ok(MACHINE.call_once(|| machine))
 }
 

@@ -12,6 +12,7 @@
 //! * `times=yes`: say how long each test took
 //! * `expect=no-storage`: the machine has no usable tag storage, and the shim must say so
 //! * `ram=PATH`, `ram-base=ADDRESS`: the host's file behind the memory
+//! * `absent=BASE,LENGTH`: memory that the device tree has and the machine has not
 //! * `region=TAGGED,LENGTH,STORAGE,BLOCK`: where tag storage really lies; once for each region
 
 #![no_std]

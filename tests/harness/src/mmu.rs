@@ -15,7 +15,7 @@ pub static TABLE: Table = Table([const { AtomicU64::new(0) }; 512]);
 
 const GIGABYTE: u64 = 1 << 30;
 const MEMORY: u64 = 0x701;
-const DEVICE: u64 = 0x1 << 2 | 0x60_0000_0000_0401;
+const DEVICE: u64 = 0x60_0000_0000_0405;
 
 /// How an address is used.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub fn map(start: u64, end: u64, kind: Kind) -> bool {
     let mut ok = true;
     for number in start / GIGABYTE..end.div_ceil(GIGABYTE) {
         let Some(entry) = TABLE.0.get(number as usize) else { return false };
-        let value = number * GIGABYTE | wanted;
+        let value = (number * GIGABYTE) | wanted;
         match entry.load(Ordering::Relaxed) {
             0 => entry.store(value, Ordering::Relaxed),
             there => ok &= there == value,

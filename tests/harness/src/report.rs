@@ -76,7 +76,7 @@ struct Bytes(u64);
 impl fmt::Display for Bytes {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0 >= 1 << 20 {
-            let tenths = self.0 * 10 >> 20;
+            let tenths = (self.0 * 10) >> 20;
             write!(formatter, "{:5}.{} MiB", tenths / 10, tenths % 10)
         } else {
             write!(formatter, "{:7} KiB", self.0 >> 10)

@@ -43,11 +43,11 @@ pub fn write(page: u64, seed: u64, store: Store) {
         let start = page + word as u64 * CHUNK;
         let mut address = start;
         while address < start + CHUNK {
-            // SAFETY: the storage is not lent, says the caller.
+            let tag = tags >> ((address - start) / 16 * 4) & 0xf;
             match store {
-                Store::Stg => unsafe {
-                    cpu::stg(address, tags >> ((address - start) / 16 * 4) & 0xf);
-                },
+                // SAFETY: the storage is not lent, says the caller.
+                Store::Stg => unsafe { cpu::stg(address, tag) },
+                // SAFETY: as above.
                 Store::Stgm => unsafe { cpu::stgm(address, tags) },
             }
             address += step;

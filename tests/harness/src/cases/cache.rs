@@ -4,6 +4,7 @@
 
 use crate::abi::{self, Answer, statistic};
 use crate::arena;
+use crate::cases::claims::longest;
 use crate::machine::machine;
 use crate::prng::Random;
 use crate::stash::{self, Pool};
@@ -288,7 +289,7 @@ fn statistics() -> Outcome {
     abi::flush_object(pool.id, [9, 9, 9]);
     abi::flush_object(pool.id, [8, 9, 9]);
     abi::flush_pool(pool.id);
-    let page = source.address();
+    let page = longest(&machine().regions.all()[0]).start;
     abi::reclaim(page, 2);
     abi::reclaim(page, 3);
     abi::release(page, 4);

@@ -1,22 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every documented error of every call, from one table, and the order in which arguments are
-//! checked. COPY_FAULT needs memory that aborts, which this machine has none of.
+//! checked. COPY_FAULT needs memory that aborts: see the `absent=` argument.
 
 use crate::abi::{self, Answer, Conduit, function, status};
 use crate::arena;
 use crate::machine::machine;
 use crate::ranges::PAGE;
 use crate::stash::{self, Pool};
-use crate::tap::{Outcome, Test, check, fail};
+use crate::tap::{Outcome, Stop, Test, check, fail};
 
 /// Tests with tag storage.
-pub const TESTS: &[Test] = &[("P7 every documented error, by HVC and by SMC", every_error)];
+pub const TESTS: &[Test] = &[
+    ("P7 every documented error, by HVC and by SMC", every_error),
+    ("P7 an external abort in a copy is COPY_FAULT", copy_fault),
+];
 
 /// One wrong call: what is wrong with it, its registers, its status.
 type Row = (&'static str, [u64; 8], i64);
 
 const BIG: u64 = u64::MAX;
-use status::{INVALID_ADDRESS, INVALID_PARAMETER, NO_SUCH_POOL, POOL_MISMATCH};
+use status::{COPY_FAULT, INVALID_ADDRESS, INVALID_PARAMETER, NO_SUCH_POOL, POOL_MISMATCH};
 
 fn row(what: &'static str, function: u64, arguments: &[u64], status: i64) -> Row {
     let mut all = [0; 8];
@@ -172,4 +175,32 @@ fn every_error() -> Outcome {
     // What failed has changed nothing.
     check!(abi::create_shared(14, [7, 8]).x1 == shared.id, "the shared pool is another one");
     stash::get_hit(destination, kept, 5)
+}
+
+fn copy_fault() -> Outcome {
+    let Some(absent) = machine().absent else {
+        return Err(Stop::Skipped("no memory of this machine aborts (absent=)"));
+    };
+    stash::active()?;
+    let before = abi::statistic(abi::statistic::COPY_FAULTS);
+    for (bits, pool) in [(12, Pool::private()?), (16, Pool::shared_of(16, [0xab, 0x5e])?)] {
+        let (source, destination) = stash::buffers(&pool);
+        let key = pool.key(1, bits);
+        let nowhere = absent.start.next_multiple_of(1 << bits);
+        // A put that fails leaves no earlier page.
+        stash::put_kept(source, key, 1)?;
+        let answer = abi::put(key, nowhere, 1);
+        check!(answer == Answer::of(COPY_FAULT, 1, 0, 0), "PUT from nowhere: {answer:x?}");
+        stash::get_miss(destination, key)?;
+        // A get that fails drops the page, of a shared pool too.
+        stash::put_kept(source, key, 2)?;
+        let answer = abi::get(key, nowhere, 1);
+        check!(answer == Answer::of(COPY_FAULT, 1, 0, 0), "GET to nowhere: {answer:x?}");
+        stash::get_miss(destination, key)?;
+        stash::put_kept(source, key, 3)?;
+        stash::get_hit(destination, key, 3)?;
+    }
+    let faults = abi::statistic(abi::statistic::COPY_FAULTS) - before;
+    check!(faults >= 4, "4 calls failed, and {faults} faults were counted");
+    Ok(())
 }

@@ -4,6 +4,7 @@
 
 use crate::abi::{self, Conduit, function, statistic, status};
 use crate::arena::{self, Pages};
+use crate::cases::claims::longest;
 use crate::machine::machine;
 use crate::prng::Random;
 use crate::ranges::{PAGE, Range};
@@ -107,7 +108,7 @@ fn one_call(random: &mut Random, scratch: Pages, pools: &[u64]) -> Outcome {
     let answer = abi::call(conduit, arguments);
     let known = function::ALL.contains(&number);
     check!(
-        (-13..=0).contains(&answer.status) && answer.status != -2 || !known,
+        (status::COPY_FAULT..=0).contains(&answer.status) && answer.status != -2 || !known,
         "{arguments:x?} answers {answer:x?}"
     );
     if known && matches!(answer.status, -9..=-3) {
@@ -160,7 +161,7 @@ fn works() -> Outcome {
     stash::fresh()?;
     let pool = Pool::private()?;
     let (source, destination) = stash::buffers(&pool);
-    let page = arena::take(1).address();
+    let page = longest(&machine().regions.all()[0]).start;
     same!(abi::reclaim(page, 1).x2, 1, "pages newly claimed");
     tags::write(page, 5, Store::Stgm);
     for index in 0..2000 {

@@ -2,6 +2,8 @@
 //! Long calls end early for a pending interrupt, where the caller had interrupts unmasked, and
 //! only there.
 
+use core::cell::Cell;
+
 use crate::abi::{self, Answer};
 use crate::arena;
 use crate::cases::claims::longest;
@@ -27,13 +29,15 @@ fn start() -> Outcome {
 
 /// Makes a call with interrupts unmasked and the timer to come while it runs: until `cut` says
 /// that the answer was cut short. A few delays are tried, since how fast the machine is, is not
-/// known; `prepare` comes before each.
+/// known, and that `rounds` times; `prepare` comes before each.
 fn interrupted(
+    rounds: usize,
     prepare: impl Fn() -> Outcome,
     call: impl Fn() -> Answer,
     cut: impl Fn(&Answer) -> bool,
 ) -> Result<Option<Answer>, Stop> {
-    for microseconds in [50, 200, 10, 1_000, 20, 5_000, 100, 500] {
+    const DELAYS: [u64; 8] = [50, 200, 10, 1_000, 20, 5_000, 100, 500];
+    for microseconds in [DELAYS; 40].into_iter().take(rounds).flatten() {
         prepare()?;
         let before = gic::taken();
         gic::interrupt_in(cpu::counter_frequency() / 1_000_000 * microseconds);
@@ -64,6 +68,7 @@ fn claims() -> Outcome {
     {
         let undo = if name == "RECLAIM" { abi::release } else { abi::reclaim };
         let answer = interrupted(
+            4,
             || {
                 undo(piece.start, pages);
                 Ok(())
@@ -96,14 +101,26 @@ fn states() -> Outcome {
     {
         let call =
             |cursor| if activate { abi::activate(0, cursor) } else { abi::deactivate(cursor) };
+        // Call after call along the blocks; at the end all over again.
+        let (from, next) = (Cell::new(0), Cell::new(0));
         let answer = interrupted(
-            || if activate { stash::deactivate() } else { stash::activate(0) },
-            || call(0),
-            |answer| answer.x1 < answer.x2.min(MOST_BLOCKS),
+            8,
+            || match next.get() {
+                0 if activate => stash::deactivate(),
+                0 => stash::activate(0),
+                _ => Ok(()),
+            },
+            || {
+                let answer = call(next.get());
+                from.set(next.get());
+                next.set(if answer.x1 < answer.x2 { answer.x1 } else { 0 });
+                answer
+            },
+            |answer| answer.x1 < answer.x2.min(from.get() + MOST_BLOCKS),
         )?;
         let Some(mut answer) = answer else { crate::tap::fail!("{name} is never cut short") };
-        check!(answer.ok() && answer.x1 > 0, "{name} that was cut short: {answer:x?}");
-        note!("{name} was cut short at {} of {}", answer.x1, answer.x2);
+        check!(answer.ok() && answer.x1 > from.get(), "{name} that was cut short: {answer:x?}");
+        note!("{name} from {} of {} was cut short at {}", from.get(), answer.x2, answer.x1);
         same!(abi::state().x1, between, "STATE in between");
         let census = stash::census()?;
         check!(
@@ -126,10 +143,12 @@ fn flushes() -> Outcome {
     stash::active()?;
     let pool = Pool::private()?;
     const PAGES: u64 = u32::MAX as u64;
+    const MOST: u64 = 1024;
     let answer = interrupted(
+        40,
         || Ok(()),
         || abi::flush_page(pool.key(1, 1 << 40), PAGES),
-        |answer| answer.x1 < PAGES,
+        |answer| answer.x1 < MOST,
     )?;
     let Some(answer) = answer else { crate::tap::fail!("FLUSH_PAGE is never cut short") };
     check!(answer.ok() && answer.x1 >= 16, "FLUSH_PAGE that was cut short: {answer:x?}");
@@ -146,6 +165,7 @@ fn copies() -> Outcome {
     for (name, call) in [("PUT", abi::put as fn(abi::Key, u64, u64) -> Answer), ("GET", abi::get)] {
         let key = pool.key(1, 0);
         let answer = interrupted(
+            40,
             || Ok(()),
             || call(key, pages.address(), PAGES),
             |answer| answer.x1 < PAGES,

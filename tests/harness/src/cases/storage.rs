@@ -43,14 +43,14 @@ fn page_of_block(region: &Region, number: u64, from_end: bool) -> Option<u64> {
     let data = region.data_of_block(number);
     let pieces = || machine().ram.all().iter().filter_map(move |ram| ram.common(data));
     if from_end {
-        pieces().last().map(|piece| piece.end - PAGE)
+        pieces().next_back().map(|piece| piece.end - PAGE)
     } else {
         pieces().next().map(|piece| piece.start)
     }
 }
 
 fn store_for(page: u64) -> Store {
-    if page / PAGE % 4 == 0 { Store::Stg } else { Store::Stgm }
+    if (page / PAGE).is_multiple_of(4) { Store::Stg } else { Store::Stgm }
 }
 
 /// Tags pages at both ends of every block and looks for them in storage.

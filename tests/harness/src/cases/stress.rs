@@ -285,7 +285,7 @@ fn own_keys() -> Outcome {
     let places = pools.places();
     // About as many pages as fit, so that CPUs evict each other's.
     let each = machine().frames() / cpus;
-    let slots = Slots::new([each * 2 / 5, each * 2 / 5, each / 40 + 1, each / 160 + 1]);
+    let slots = Slots::new([each * 3 / 5, each * 3 / 5, each / 40 + 1, each / 160 + 1]);
     let buffers = all_buffers();
     let shares = Shares::default();
     smp::on_all(&|number| {
@@ -302,7 +302,7 @@ fn own_keys() -> Outcome {
         }
         Ok(())
     })?;
-    shares.at_least(50)
+    shares.at_least(60)
 }
 
 /// Finds out whether what CPUs see of shared keys can have happened in some order.
@@ -508,7 +508,7 @@ fn same_keys() -> Outcome {
         Ok(())
     })?;
     check!(!tap::has_failed(), "a CPU failed");
-    shares.at_least(50)
+    shares.at_least(80)
 }
 
 /// Pages whose tags the CPUs use, four in a row each in turn, so that every block is shared.
@@ -678,7 +678,7 @@ fn claim_storm() -> Outcome {
     );
     check!(held != 0, "no page was tagged at the end");
     check!(count(statistic::PAGES_DROPPED) != 0, "claims and cached pages never met");
-    shares.at_least(20)
+    shares.at_least(40)
 }
 
 fn same_claims() -> Outcome {
@@ -815,7 +815,7 @@ fn state_storm() -> Outcome {
     })?;
     check!(!tap::has_failed(), "a CPU failed");
     stash::fresh()?;
-    shares.at_least(20)
+    shares.at_least(40)
 }
 
 fn pool_storm() -> Outcome {
