@@ -66,7 +66,8 @@ test: setup ## Runs every suite; the last line counts them
 	$(Q)$(PYTHON) tests/suite.py $(SUITES)
 
 model: ## Runs the model checker (loom) on the racing operations
-	$(Q)RUSTFLAGS="--cfg loom" $(CARGO) test --release --test loom --target-dir target/loom
+	$(Q)RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+		$(CARGO) test --release --test loom --target-dir target/loom
 
 lint: setup ## Checks formatting and lints, host and firmware
 	$(Q)$(CARGO) fmt --all --check

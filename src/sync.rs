@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Atomics: core's, or the model checker's. The only place that chooses.
 //!
-//! loom remembers one last access per object, so that a thread's own load can hide another
-//! thread's from its search. Under loom every access is therefore preceded by a relaxed
-//! read-modify-write of one shared word, which makes every pair of accesses dependent.
+//! loom remembers one last access of an object, so that a thread's own load can hide another
+//! thread's from its search. Under loom every access is therefore followed by a relaxed store
+//! to one shared word, which makes every two accesses dependent, and so every order of them
+//! is explored. It is a store, and nobody loads it, so that it orders nothing: a missing
+//! ordering still shows.
 
 #[cfg(not(loom))]
 pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -12,7 +14,7 @@ pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 pub use core::sync::atomic::AtomicU64 as Counter;
 
 #[cfg(loom)]
-pub use checked::{AtomicU32, AtomicU64, fence};
+pub use checked::{AtomicU32, AtomicU64, fence, set_racing, switch_point};
 #[cfg(loom)]
 pub use core::sync::atomic::Ordering;
 
@@ -20,14 +22,41 @@ pub use core::sync::atomic::Ordering;
 mod checked {
     use core::sync::atomic::Ordering;
     use loom::sync::atomic;
+    use std::cell::Cell;
 
     loom::lazy_static! {
-        /// The word that every access touches first.
+        /// The word that every access touches.
         static ref SHARED: atomic::AtomicU32 = atomic::AtomicU32::new(0);
     }
 
+    std::thread_local! {
+        /// The threads of a model run on one of the host's.
+        static RACING: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Says whether there are several threads from now on. While there are not, accesses need
+    /// not touch the word, which is faster.
+    pub fn set_racing(racing: bool) {
+        RACING.set(racing);
+    }
+
+    /// Makes the access just made dependent on every other thread's, without a place of its
+    /// own where threads may switch: that would be one more for each access, and the number of
+    /// executions grows with the square or cube of these.
     fn touch() {
-        SHARED.fetch_add(1, Ordering::Relaxed);
+        if RACING.get() {
+            loom::stop_exploring();
+            SHARED.store(0, Ordering::Relaxed);
+            loom::explore();
+        }
+    }
+
+    /// A place where threads may switch, and nothing else: for what a test does besides
+    /// atomic accesses.
+    pub fn switch_point() {
+        if RACING.get() {
+            SHARED.store(0, Ordering::Relaxed);
+        }
     }
 
     /// As [`core::sync::atomic::fence`].
@@ -39,22 +68,36 @@ mod checked {
         ($name:ident, $value:ty) => {
             /// The model checker's atomic integer, with core's interface.
             #[derive(Debug)]
-            pub struct $name(atomic::$name);
+            pub struct $name {
+                checked: atomic::$name,
+                /// The last value, out of loom's sight.
+                last: core::sync::atomic::$name,
+            }
 
             #[allow(missing_docs, reason = "core documents these methods")]
             impl $name {
                 pub fn new(value: $value) -> Self {
-                    Self(atomic::$name::new(value))
+                    Self {
+                        checked: atomic::$name::new(value),
+                        last: core::sync::atomic::$name::new(value),
+                    }
                 }
 
                 pub fn load(&self, order: Ordering) -> $value {
+                    let value = self.checked.load(order);
                     touch();
-                    self.0.load(order)
+                    value
                 }
 
+                /// Plain stores are made by a thread that owns the word, to be read by luck or
+                /// behind another access that orders. So they are not touched: whatever mix of
+                /// old and new a reader may see, it sees by reading old values late. And one
+                /// that changes nothing is left out: nobody could tell, and loom would try
+                /// each of two equal values.
                 pub fn store(&self, value: $value, order: Ordering) {
-                    touch();
-                    self.0.store(value, order);
+                    if self.last.swap(value, Ordering::Relaxed) != value {
+                        self.checked.store(value, order);
+                    }
                 }
 
                 pub fn compare_exchange(
@@ -64,33 +107,43 @@ mod checked {
                     success: Ordering,
                     failure: Ordering,
                 ) -> Result<$value, $value> {
+                    let result = self.checked.compare_exchange(current, new, success, failure);
+                    if result.is_ok() {
+                        self.last.store(new, Ordering::Relaxed);
+                    }
                     touch();
-                    self.0.compare_exchange(current, new, success, failure)
+                    result
                 }
 
                 pub fn fetch_add(&self, value: $value, order: Ordering) -> $value {
-                    touch();
-                    self.0.fetch_add(value, order)
+                    let old = self.checked.fetch_add(value, order);
+                    self.changed(old, old.wrapping_add(value))
                 }
 
                 pub fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
-                    touch();
-                    self.0.fetch_sub(value, order)
+                    let old = self.checked.fetch_sub(value, order);
+                    self.changed(old, old.wrapping_sub(value))
                 }
 
                 pub fn fetch_max(&self, value: $value, order: Ordering) -> $value {
-                    touch();
-                    self.0.fetch_max(value, order)
+                    let old = self.checked.fetch_max(value, order);
+                    self.changed(old, old.max(value))
                 }
 
                 pub fn fetch_and(&self, value: $value, order: Ordering) -> $value {
-                    touch();
-                    self.0.fetch_and(value, order)
+                    let old = self.checked.fetch_and(value, order);
+                    self.changed(old, old & value)
                 }
 
                 pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                    let old = self.checked.fetch_or(value, order);
+                    self.changed(old, old | value)
+                }
+
+                fn changed(&self, old: $value, new: $value) -> $value {
+                    self.last.store(new, Ordering::Relaxed);
                     touch();
-                    self.0.fetch_or(value, order)
+                    old
                 }
             }
         };

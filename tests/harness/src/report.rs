@@ -437,7 +437,7 @@ impl Costs {
     fn measure() -> Result<Costs, Stop> {
         let mut costs = Costs { exact: true, calls: Default::default(), copy: Cost::default() };
         for _ in 0..8 {
-            let own = cpu::timed_sixteen() - cpu::timed_nothing();
+            let own = cpu::timed_sixteen().wrapping_sub(cpu::timed_nothing());
             costs.exact &= cpu::counter_frequency() == 1_000_000_000 && own == 16;
         }
         if costs.exact {

@@ -24,6 +24,7 @@ pub const TESTS: &[Test] = &[
     ("P2 P3 all CPUs, own keys: exactly the model's pages", own_keys),
     ("P2 P3 all CPUs, the same keys: never an older page, never half a page", same_keys),
     ("P1 P2 P4 all CPUs, claims of shared blocks while the stash is at work", claim_storm),
+    ("P1 P4 all CPUs, claims meet puts in few frames", claims_meet_writers),
     ("P6 all CPUs claim and release the same pages", same_claims),
     ("P2 P8 ACTIVATE and DEACTIVATE while the other CPUs go on", state_storm),
     ("all CPUs make, find and destroy pools", pool_storm),
@@ -615,25 +616,43 @@ impl Tagged {
     }
 }
 
+/// From the first to the last page of guest RAM.
+fn all_memory() -> Range {
+    let ram = machine().ram.all();
+    Range { start: ram[0].start, end: ram[ram.len() - 1].end }
+}
+
+/// Claims everything but some blocks, so that claims and pages meet in those. Their data.
+fn lend_only(blocks: u64) -> Result<Range, Stop> {
+    let region = machine().regions.all()[0];
+    let piece = longest(&region);
+    let start = region.data_of_block(region.block_of(piece.start + piece.length() / 3)).start;
+    let window = Range::of(start, blocks * region.pages_of_block() * PAGE);
+    check!(piece.holds(window), "the region is too small");
+    let all = all_memory();
+    let below = abi::reclaim(all.start, (window.start - all.start) / PAGE);
+    let above = abi::reclaim(window.end, (all.end - window.end) / PAGE);
+    check!(below.ok() && above.ok(), "RECLAIM of the rest: {below:x?}, {above:x?}");
+    let lent = stash::census()?;
+    note!("{} frames lent, {} in tags", lent.free, lent.tags);
+    Ok(window)
+}
+
+/// Releases everything; no claim may be left.
+fn release_all() -> Outcome {
+    let all = all_memory();
+    abi::release(all.start, all.pages());
+    same!(stash::census()?.tags, 0, "frames in tags when everything is released");
+    Ok(())
+}
+
 fn claim_storm() -> Outcome {
     smp::need(2)?;
     stash::fresh()?;
     let cpus = smp::cpus() as u64;
     let region = machine().regions.all()[0];
-    let piece = longest(&region);
-    // All but some blocks are in tags: the storm and the stash meet in the rest.
-    let blocks = (region.blocks() / 8).clamp(32, 512) / region.frames_of_block();
-    let span = blocks * region.pages_of_block() * PAGE;
-    let start = region.data_of_block(region.block_of(piece.start + piece.length() / 3)).start;
-    let window = Range::of(start, span);
-    check!(piece.holds(window), "the region is too small");
-    let ram = machine().ram.all();
-    let (all_start, all_end) = (ram[0].start, ram[ram.len() - 1].end);
-    let below = abi::reclaim(all_start, (window.start - all_start) / PAGE);
-    let above = abi::reclaim(window.end, (all_end - window.end) / PAGE);
-    check!(below.ok() && above.ok(), "RECLAIM of the rest: {below:x?}, {above:x?}");
+    let window = lend_only((region.blocks() / 8).clamp(32, 512) / region.frames_of_block())?;
     let lent = stash::census()?;
-    note!("{} frames lent, {} in tags", lent.free, lent.tags);
 
     let pools = Pools::new(3)?;
     let places = pools.places();
@@ -665,8 +684,7 @@ fn claim_storm() -> Outcome {
     })?;
     check!(!tap::has_failed(), "a CPU failed");
     let held = tagged.finish()?;
-    abi::release(all_start, (all_end - all_start) / PAGE);
-    same!(stash::census()?.tags, 0, "frames in tags at the end");
+    release_all()?;
     let after = abi::statistics();
     let count = |number: u64| after[number as usize] - before[number as usize];
     note!(
@@ -679,6 +697,190 @@ fn claim_storm() -> Outcome {
     check!(held != 0, "no page was tagged at the end");
     check!(count(statistic::PAGES_DROPPED) != 0, "claims and cached pages never met");
     shares.at_least(40)
+}
+
+/// Blocks that several CPUs use for tags at the same time, each its own pages of them.
+struct SharedBlocks {
+    window: Range,
+    /// Data of one block.
+    data: u64,
+    /// How many CPUs use each block now; [`LEAVING`] while the last one gives it back.
+    users: &'static [AtomicU32],
+}
+
+/// The last user gives the block back.
+const LEAVING: u32 = u32::MAX;
+
+impl SharedBlocks {
+    fn start(&self, block: usize) -> u64 {
+        self.window.start + block as u64 * self.data
+    }
+
+    /// Claims the whole block, as other users may do at the same time. With `one_first` by two
+    /// calls, of which the first is about one page.
+    fn enter(&self, block: usize, one_first: bool) -> Outcome {
+        let users = &self.users[block];
+        loop {
+            let now = users.load(SeqCst);
+            if now != LEAVING && users.compare_exchange(now, now + 1, SeqCst, SeqCst).is_ok() {
+                break;
+            }
+            core::hint::spin_loop();
+        }
+        let pages = self.data / PAGE;
+        if one_first {
+            let answer = abi::reclaim(self.start(block), 1);
+            check!(answer.ok() && answer.x2 <= 1, "RECLAIM of a page: {answer:x?}");
+        }
+        let answer = abi::reclaim(self.start(block), pages);
+        check!(
+            answer == Answer::of(0, pages, answer.x2.min(pages), 0),
+            "RECLAIM of a block of {pages} pages: {answer:x?}"
+        );
+        Ok(())
+    }
+
+    /// Leaves; the last user releases the whole block.
+    fn leave(&self, block: usize) -> Outcome {
+        let users = &self.users[block];
+        if users.compare_exchange(1, LEAVING, SeqCst, SeqCst).is_ok() {
+            let pages = self.data / PAGE;
+            let answer = abi::release(self.start(block), pages);
+            users.store(0, SeqCst);
+            check!(
+                answer == Answer::of(0, pages, pages, 0),
+                "RELEASE of a claimed block of {pages} pages: {answer:x?}"
+            );
+        } else {
+            // If the others leave in between, the next user or the end of the test releases.
+            users.fetch_sub(1, SeqCst);
+        }
+        Ok(())
+    }
+}
+
+/// Few frames are lent, some CPUs put into them without a pause, and the others claim their
+/// blocks and at once write tags over the whole of them: a chunk that a put writes after a
+/// claim has returned shows in the tags.
+fn claims_meet_writers() -> Outcome {
+    smp::need(2)?;
+    stash::fresh()?;
+    const BLOCKS: u64 = 48;
+    const HELD: usize = 6;
+    const KEYS: usize = 24;
+    let cpus = smp::cpus();
+    let taggers = (cpus / 2).min(4);
+    let region = machine().regions.all()[0];
+    let blocks = (BLOCKS / region.frames_of_block()) as usize;
+    let window = lend_only(blocks as u64)?;
+    let shared = SharedBlocks {
+        window,
+        data: region.pages_of_block() * PAGE,
+        users: arena::shared_words(blocks as u64),
+    };
+    let slice = region.pages_of_block() / taggers as u64;
+    let pool = Pool::shared()?;
+    let place = Where::of(&pool, true);
+    let buffers = all_buffers();
+    let shares = Shares::default();
+    let working = AtomicU64::new(taggers as u64);
+    let before = abi::statistics();
+
+    let tag = |number: usize| -> Outcome {
+        let mut random = Random::new(0x7a6 + number as u64);
+        let mut held = [None; HELD];
+        let mut seed = 0;
+        let own = |block: usize| {
+            let first = shared.start(block) + number as u64 * slice * PAGE;
+            (0..slice).map(move |page| first + page * PAGE)
+        };
+        let finish = |(block, seed): (usize, u64)| -> Outcome {
+            for page in own(block) {
+                check!(
+                    tags::read(page) == tags::pattern(page, seed),
+                    "CPU {number}: the tags of page {page:#x} have changed after its claim"
+                );
+            }
+            shares.tagged.fetch_add(slice, SeqCst);
+            shared.leave(block)
+        };
+        for _ in 0..8_000 / taggers {
+            let slot = random.below(HELD as u64) as usize;
+            let block = random.below(blocks as u64) as usize;
+            if let Some(old) = held[slot].take() {
+                finish(old)?;
+            }
+            if held.iter().flatten().any(|(own, _)| *own == block) {
+                continue;
+            }
+            seed += 1;
+            shared.enter(block, random.chance(50))?;
+            own(block).for_each(|page| tags::write(page, seed, Store::Stgm));
+            shares.claims.fetch_add(1, SeqCst);
+            held[slot] = Some((block, seed));
+            if tap::has_failed() {
+                break;
+            }
+        }
+        held.into_iter().flatten().try_for_each(finish)
+    };
+
+    let write = |number: usize| -> Outcome {
+        let mut worker = Worker::new(number, 6, &buffers, &shares);
+        let slots = [const { AtomicU32::new(0) }; 1];
+        // Keys whose candidates have lent frames: others would be refused for ever.
+        let mut keys = [0; KEYS];
+        let mut found = 0;
+        for object in 1..100_000 {
+            worker.put(place, object, &slots, 0, 1)?;
+            if slots[0].load(SeqCst) != 0 {
+                keys[found] = object;
+                found += 1;
+                if found == KEYS {
+                    break;
+                }
+            }
+        }
+        check!(found == KEYS, "of 100,000 pages only {found} were kept");
+        while working.load(SeqCst) != 0 && !tap::has_failed() {
+            let object = keys[worker.random.below(KEYS as u64) as usize];
+            slots[0].store(0, SeqCst);
+            worker.put(place, object, &slots, 0, 1)?;
+            // The same page again and again, since making one takes longer than putting it.
+            let key = worker.key(place, object, 0);
+            let mut kept = slots[0].load(SeqCst);
+            for _ in 0..6 {
+                let again = stash::put_as_is(worker.source.part(0, 1), key)?;
+                kept = if again { worker.next - 1 } else { 0 };
+            }
+            slots[0].store(kept, SeqCst);
+            worker.get(place, object, &slots, 0, 1)?;
+        }
+        Ok(())
+    };
+
+    smp::on_all(&|number| {
+        if number < taggers {
+            let result = tag(number);
+            working.fetch_sub(1, SeqCst);
+            result
+        } else {
+            write(number)
+        }
+    })?;
+    check!(!tap::has_failed(), "a CPU failed");
+    release_all()?;
+    let after = abi::statistics();
+    let count = |number: u64| after[number as usize] - before[number as usize];
+    note!(
+        "{} blocks taken, {} pages dropped, {} polls, longest wait {}",
+        count(statistic::BLOCKS_TAKEN),
+        count(statistic::PAGES_DROPPED),
+        count(statistic::WAIT_POLLS),
+        after[statistic::WORST_WAIT as usize]
+    );
+    check!(count(statistic::PAGES_DROPPED) >= 100, "claims and cached pages hardly met");
+    shares.at_least(20)
 }
 
 fn same_claims() -> Outcome {
