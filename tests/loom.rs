@@ -153,7 +153,16 @@ fn explore(name: &str, races: impl IntoIterator<Item = Race>) {
     let races: Vec<Race> = races.into_iter().collect();
     let bounds: BTreeSet<String> = races.iter().map(|race| race.bound.to_string()).collect();
     let bounds = Vec::from_iter(bounds).join(" and ");
-    let executions: usize = races.into_iter().map(|race| { let t = std::time::Instant::now(); let d = format!("{:?}", race.threads); let n = race.explore(); println!("   {name} {d} {n} in {:?}", t.elapsed()); n }).sum();
+    let executions: usize = races
+        .into_iter()
+        .map(|race| {
+            let t = std::time::Instant::now();
+            let d = format!("{:?}", race.threads);
+            let n = race.explore();
+            println!("   {name} {d} {n} in {:?}", t.elapsed());
+            n
+        })
+        .sum();
     // Not `println`: the numbers belong into the log of a run that passes, too.
     let line = format!("{name}: {executions} executions, preemption bound {bounds}\n");
     let _ = std::io::stdout().lock().write_all(line.as_bytes());
@@ -324,7 +333,8 @@ const LENT: [Op; 2] = [Activate(0), Activate(1)];
 /// puts into frame 1: two copies of one key.
 #[test]
 fn counterexample_01_two_puts_leave_one_copy() {
-    explore("counterexample_01",
+    explore(
+        "counterexample_01",
         [
             race(3, TWO, &LENT, [&[Put(A, 1)], &[Put(A, 2)]]),
             race(3, TWO, &[&LENT[..], &[Put(B, 9)]].concat(), [&[Put(A, 1)], &[Put(A, 2)]]),
@@ -336,7 +346,8 @@ fn counterexample_01_two_puts_leave_one_copy() {
 /// and returns; A publishes frame 0: a get finds the one, then another get the other.
 #[test]
 fn counterexample_01b_no_copy_comes_to_light_after_another() {
-    explore("counterexample_01b",
+    explore(
+        "counterexample_01b",
         [
             race(2, TWO, &LENT, [&[Put(A, 1)], &[Put(A, 2), Get(A)]]),
             race(1, TWO, &LENT, [&[Put(A, 1)], &[Put(A, 2)], &[Get(A), Get(A)]]),
@@ -348,7 +359,8 @@ fn counterexample_01b_no_copy_comes_to_light_after_another() {
 /// already stores a chunk over tags.
 #[test]
 fn counterexample_02_a_claim_that_sees_a_bit_relies_on_it() {
-    explore("counterexample_02",
+    explore(
+        "counterexample_02",
         [
             race(2, ONE, &[Activate(0)], [&[Claim(P)], &[Claim(P)], &[Put(A, 2)]]),
             race(1, ONE, &[Activate(0)], [&[Claim(P)], &[Claim(Q)], &[Put(A, 2)]]),
@@ -361,7 +373,8 @@ fn counterexample_02_a_claim_that_sees_a_bit_relies_on_it() {
 #[test]
 fn counterexample_02b_a_bit_is_set_after_the_maintenance() {
     let full = [Activate(0), Put(A, 1), Put(B, 1)];
-    explore("counterexample_02b",
+    explore(
+        "counterexample_02b",
         [
             race(3, ONE, &full, [&[Claim(P)], &[Claim(P)]]),
             race(3, ONE, &full, [&[Claim(P)], &[Claim(Q)]]),
@@ -377,7 +390,8 @@ fn counterexample_02b_a_bit_is_set_after_the_maintenance() {
 fn counterexample_03_a_claim_waits_for_one_chunk() {
     let prompt = |shape| Shape { prompt: true, ..shape };
     let (one, block) = (prompt(ONE), prompt(BLOCK));
-    explore("counterexample_03",
+    explore(
+        "counterexample_03",
         [
             race(2, one, &[Activate(0)], [&[Claim(P)], &[Put(A, 2)]]),
             race(2, one, &[Activate(0)], [&[Deactivate(0)], &[Put(A, 2)]]),
@@ -394,7 +408,8 @@ fn counterexample_03_a_claim_waits_for_one_chunk() {
 fn counterexample_04_a_page_does_not_come_back_after_a_claim() {
     let one = [Activate(0), Put(A, 1)];
     let two = [Activate(0), Activate(1), Put(A, 1)];
-    explore("counterexample_04",
+    explore(
+        "counterexample_04",
         [
             race(2, ONE, &one, [&[Claim(P), Release(P)], &[Get(A), Get(A)]]),
             race(2, ONE, &one, [&[Claim(P), Release(P)], &[Peek(A), Peek(A)]]),
@@ -436,14 +451,20 @@ fn counterexample_05_would_be_seen() {
 #[test]
 fn counterexample_06_a_deactivation_holds_a_count() {
     let one = Shape { prompt: true, ..ONE };
-    explore("counterexample_06",
+    explore(
+        "counterexample_06",
         [
             race(2, one, &[Activate(0)], [&[Deactivate(0)], &[Activate(0)], &[Put(A, 2)]]),
             race(1, one, &[Activate(0)], [&[Deactivate(0)], &[Claim(P)], &[Put(A, 2)]]),
             race(2, one, &[Activate(0), Claim(P)], [&[Deactivate(0)], &[Release(P), Query(P)]]),
             race(2, one, &[Activate(0), Claim(P)], [&[Deactivate(0)], &[Release(P)], &[Query(P)]]),
             race(1, one, &[Activate(0), Claim(P)], [&[Deactivate(0)], &[Claim(Q)], &[Query(P)]]),
-            race(1, one, &[Activate(0), Claim(P)], [&[Deactivate(0)], &[Deactivate(0)], &[Query(P)]]),
+            race(
+                1,
+                one,
+                &[Activate(0), Claim(P)],
+                [&[Deactivate(0)], &[Deactivate(0)], &[Query(P)]],
+            ),
         ],
     );
 }
@@ -477,7 +498,8 @@ fn counterexample_07_would_be_seen() {
 fn counterexample_08_activation_cleans_tags() {
     let dormant = [StoreTags(P), StoreTags(Q)];
     let two = [StoreTags(P), StoreTags(R), StoreTags(R + Q)];
-    explore("counterexample_08",
+    explore(
+        "counterexample_08",
         [
             race(3, ONE, &dormant, [&[Activate(0)], &[Put(A, 1), Put(A, 2)]]),
             race(3, ONE, &dormant, [&[Activate(0)], &[Activate(0), Put(A, 2)]]),
@@ -493,20 +515,28 @@ fn counterexample_08_activation_cleans_tags() {
 #[test]
 fn counterexample_09_a_range_is_counted_whole() {
     let count = Q + 1;
-    explore("counterexample_09",
+    explore(
+        "counterexample_09",
         [
             race(2, ONE, &[Activate(0)], [&[ClaimRange(P, count)], &[Release(Q), Query(P)]]),
-            race(2, 
+            race(
+                2,
                 ONE,
                 &[Activate(0), Claim(Q)],
                 [&[ClaimRange(P, count)], &[ReleaseRange(P, count), Query(P)]],
             ),
-            race(2, 
+            race(
+                2,
                 ONE,
                 &[Activate(0), Put(A, 1)],
                 [&[ClaimRange(P, 2)], &[ReleaseRange(P, 2)], &[Query(P), Query(P)]],
             ),
-            race(2, BLOCK, &[Activate(0)], [&[ClaimRange(P, R + 1)], &[ReleaseRange(R, 1), Query(P)]]),
+            race(
+                2,
+                BLOCK,
+                &[Activate(0)],
+                [&[ClaimRange(P, R + 1)], &[ReleaseRange(R, 1), Query(P)]],
+            ),
         ],
     );
 }
@@ -515,7 +545,8 @@ fn counterexample_09_a_range_is_counted_whole() {
 /// starts, then the count goes up without a wait.
 #[test]
 fn counterexample_10_a_block_in_tags_is_known_after_counting() {
-    explore("counterexample_10",
+    explore(
+        "counterexample_10",
         [
             race(2, ONE, &[Activate(0), Claim(Q)], [&[Claim(P)], &[Release(Q)], &[Put(A, 2)]]),
             race(1, BLOCK, &[Activate(0), Claim(R)], [&[Claim(P)], &[Release(R)], &[Put(A, 2)]]),
@@ -528,7 +559,8 @@ fn counterexample_10_a_block_in_tags_is_known_after_counting() {
 fn a_claim_of_two_blocks_takes_both() {
     let full = [Activate(0), Activate(1), Put(A, 1), Put(B, 1)];
     let both = [ClaimRange(R - 1, 2)];
-    explore("a_claim_of_two_blocks",
+    explore(
+        "a_claim_of_two_blocks",
         [
             race(2, TWO, &full, [&both, &[Put(A, 2)]]),
             race(2, TWO, &full, [&both, &[Get(A)]]),
@@ -558,7 +590,8 @@ fn ordered_calls_see_each_other() {
     let one = Shape { ordered: true, ..ONE };
     let two = Shape { ordered: true, ..TWO };
     let before = [Activate(0), Put(A, 1)];
-    explore("ordered_calls",
+    explore(
+        "ordered_calls",
         [
             race(1, one, &before, [&[Put(A, 2)], &[FlushObject(A)], &[Get(A)]]),
             race(2, one, &before, [&[Put(A, 2)], &[FlushPage(A), Get(A)]]),
@@ -572,7 +605,8 @@ fn ordered_calls_see_each_other() {
 #[test]
 fn a_get_is_not_fooled_by_the_same_key() {
     let one = [Activate(0), Put(A, 1)];
-    explore("same_key",
+    explore(
+        "same_key",
         [
             race(1, ONE, &one, [&[Peek(A)], &[Put(A, 2), Put(A, 3)]]),
             race(2, ONE, &one, [&[Peek(A)], &[FlushPage(A), Put(A, 2)]]),
@@ -587,7 +621,8 @@ fn a_get_is_not_fooled_by_the_same_key() {
 fn verification_blames_nobody_without_cause() {
     let shape = Shape { verify: true, ..ONE };
     let one = [Activate(0), Put(A, 1)];
-    explore("verification",
+    explore(
+        "verification",
         [
             race(2, shape, &one, [&[Get(A)], &[Put(A, 2)]]),
             race(2, shape, &one, [&[Peek(A)], &[Put(Twin, 2)]]),

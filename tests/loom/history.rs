@@ -33,8 +33,7 @@ impl Event {
     /// and something orders the two: one CPU made both, or the threads were not yet or no longer
     /// there, or (`ordered`) the callers order their calls.
     fn precedes(&self, other: &Event, ordered: bool) -> bool {
-        let related =
-            ordered || self.cpu == other.cpu || self.cpu == MAIN || other.cpu == MAIN;
+        let related = ordered || self.cpu == other.cpu || self.cpu == MAIN || other.cpu == MAIN;
         related && self.end < other.begin
     }
 

@@ -8,8 +8,8 @@
 
 use crate::history::{Call, Event, KEYS, MAIN, is_linearizable};
 use loom::sync::atomic::AtomicU64 as Word;
-use std::sync::{Mutex, OnceLock};
 use std::sync::atomic::{AtomicU64 as Plain, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock};
 use tagstash::addr::{PAGE_SIZE, PhysAddr, PhysRange};
 use tagstash::platform::{CHUNK, CacheMaintenance, Caller, CopyFault, PageMemory};
 use tagstash::ram::GuestRam;
@@ -487,9 +487,8 @@ impl Cpu<'_> {
         );
         match result.expect("one page was asked for") {
             Get::Hit => {
-                let [low, high] = [0, 1].map(|half: usize| {
-                    machine.guest[self.number][half].load(Relaxed)
-                });
+                let [low, high] =
+                    [0, 1].map(|half: usize| machine.guest[self.number][half].load(Relaxed));
                 assert_eq!(low, high, "half a page");
                 Some(low)
             }
