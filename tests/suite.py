@@ -235,7 +235,7 @@ def bare_metal() -> tuple[list[str], dict[str, str]]:
 
 def model_steps() -> Iterator[Step]:
     """Runs the model checker."""
-    yield Step("model", ["make", "--no-print-directory", "model"], 300, read_cargo)
+    yield Step("model", ["make", "--no-print-directory", "model"], 600, read_cargo)
 
 
 def harness_suite(name: str, summary: str, seconds: int, *options: str) -> Suite:
