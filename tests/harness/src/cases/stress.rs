@@ -784,15 +784,43 @@ fn claims_meet_writers() -> Outcome {
     let buffers = all_buffers();
     let shares = Shares::default();
     let working = AtomicU64::new(taggers as u64);
+    let last = AtomicU32::new(0);
     let before = abi::statistics();
+
+    // Keys of each writer that only frames of the lent blocks can take: not those that find a
+    // frame whose block serves no guest RAM, or find none.
+    let keys = arena::shared_longs((MAX_CPUS * KEYS) as u64);
+    let unnoticed = Shares::default();
+    for number in taggers..cpus {
+        let mut worker = Worker::new(number, 7, &buffers, &unnoticed);
+        let slots = [const { AtomicU32::new(0) }; 1];
+        let mut found = 0;
+        for object in 1..20_000 {
+            worker.put(place, object, &slots, 0, 1)?;
+            if slots[0].load(SeqCst) == 0 {
+                continue;
+            }
+            let claim = stash::Claim::of(window.start, window.pages())?;
+            worker.get(place, object, &slots, 0, 1)?;
+            drop(claim);
+            if slots[0].load(SeqCst) == 0 {
+                keys[number * KEYS + found].store(object, SeqCst);
+                found += 1;
+                if found == KEYS {
+                    break;
+                }
+            }
+        }
+        check!(found == KEYS, "of 20,000 pages only {found} were kept in lent blocks");
+    }
 
     let tag = |number: usize| -> Outcome {
         let mut random = Random::new(0x7a6 + number as u64);
         let mut held = [None; HELD];
         let mut seed = 0;
         let own = |block: usize| {
-            let first = shared.start(block) + number as u64 * slice * PAGE;
-            (0..slice).map(move |page| first + page * PAGE)
+            let first = shared.start(block) + number as u64 * PAGE;
+            (0..slice).map(move |page| first + page * taggers as u64 * PAGE)
         };
         let finish = |(block, seed): (usize, u64)| -> Outcome {
             for page in own(block) {
@@ -804,9 +832,13 @@ fn claims_meet_writers() -> Outcome {
             shares.tagged.fetch_add(slice, SeqCst);
             shared.leave(block)
         };
-        for _ in 0..8_000 / taggers {
+        for _ in 0..12_000 / taggers {
             let slot = random.below(HELD as u64) as usize;
-            let block = random.below(blocks as u64) as usize;
+            // Often the block that another CPU may be waiting for right now.
+            let block = match last.load(SeqCst) {
+                latest if random.chance(50) => latest as usize,
+                _ => random.below(blocks as u64) as usize,
+            };
             if let Some(old) = held[slot].take() {
                 finish(old)?;
             }
@@ -814,6 +846,7 @@ fn claims_meet_writers() -> Outcome {
                 continue;
             }
             seed += 1;
+            last.store(block as u32, SeqCst);
             shared.enter(block, random.chance(50))?;
             own(block).for_each(|page| tags::write(page, seed, Store::Stgm));
             shares.claims.fetch_add(1, SeqCst);
@@ -828,22 +861,9 @@ fn claims_meet_writers() -> Outcome {
     let write = |number: usize| -> Outcome {
         let mut worker = Worker::new(number, 6, &buffers, &shares);
         let slots = [const { AtomicU32::new(0) }; 1];
-        // Keys whose candidates have lent frames: others would be refused for ever.
-        let mut keys = [0; KEYS];
-        let mut found = 0;
-        for object in 1..100_000 {
-            worker.put(place, object, &slots, 0, 1)?;
-            if slots[0].load(SeqCst) != 0 {
-                keys[found] = object;
-                found += 1;
-                if found == KEYS {
-                    break;
-                }
-            }
-        }
-        check!(found == KEYS, "of 100,000 pages only {found} were kept");
+        let keys = &keys[number * KEYS..][..KEYS];
         while working.load(SeqCst) != 0 && !tap::has_failed() {
-            let object = keys[worker.random.below(KEYS as u64) as usize];
+            let object = keys[worker.random.below(KEYS as u64) as usize].load(SeqCst);
             slots[0].store(0, SeqCst);
             worker.put(place, object, &slots, 0, 1)?;
             // The same page again and again, since making one takes longer than putting it.
