@@ -133,7 +133,7 @@ fn range(start: u64, length: u64) -> PhysRange {
     PhysRange::new(PhysAddr(start), length).expect("a test range does not wrap")
 }
 
-/// How much a claimer may rely on a claim, given what the other threads do.
+/// How much a claimer may rely on its claim, given what the other threads do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
     /// Nobody else ends it.
@@ -186,10 +186,10 @@ struct Ghost {
     held: u64,
     /// Blocks that nobody may use but for tags.
     dormant: [bool; 2],
-    /// For each CPU that claims or deactivates: the frames, once it had to wait for a writer.
-    waits: [Option<u32>; CPUS],
-    /// The frames that a CPU's claim is about.
+    /// The frames that a CPU's claim or deactivation is about, one bit for each.
     targets: [u32; CPUS],
+    /// The same, once the CPU had to wait for a writer, until it waits no more.
+    waits: [Option<u32>; CPUS],
     /// Chunks that a CPU (second) stored while another (first) waited.
     chunks: [[u32; CPUS]; CPUS],
     /// Puts under way, and who waits for the end of one.
@@ -217,11 +217,6 @@ pub struct Machine {
     order: Word,
     ghost: Mutex<Ghost>,
 }
-
-// SAFETY: `buffer` is owned, and used by `drop` only.
-unsafe impl Send for Machine {}
-// SAFETY: as above.
-unsafe impl Sync for Machine {}
 
 impl Drop for Machine {
     fn drop(&mut self) {
@@ -338,15 +333,16 @@ impl Machine {
             claimed |= u64::from(bits) << (frame * PAGES);
         }
         assert_eq!(held & !claimed, 0, "a claim was lost: held {held:#x}, claimed {claimed:#x}");
+        let word_of = |frame: u64| self.metadata.load(frame as u32, Ordering::Relaxed);
         for frame in 0..self.shape.frames {
-            let word = self.metadata.load(frame as u32, Ordering::Relaxed);
+            let word = word_of(frame);
             assert!(!word.is_writing(), "frame {frame} stays in WRITING");
             assert_eq!(word.claims(), claims[self.block_of(frame * PAGES)], "frame {frame}");
         }
         let progress = cpu.release(0, self.shape.frames * PAGES);
         assert_eq!(progress.changed, claims[0] + claims[1]);
         for frame in 0..self.shape.frames {
-            let word = self.metadata.load(frame as u32, Ordering::Relaxed);
+            let word = word_of(frame);
             let is_back = word.is_open() || !word.is_active() && word.claims() == 0;
             assert!(is_back, "the capacity of frame {frame} did not come back: {word:?}");
         }
@@ -487,8 +483,7 @@ impl Cpu<'_> {
         );
         match result.expect("one page was asked for") {
             Get::Hit => {
-                let [low, high] =
-                    [0, 1].map(|half: usize| machine.guest[self.number][half].load(Relaxed));
+                let [low, high] = machine.guest[self.number].each_ref().map(|w| w.load(Relaxed));
                 assert_eq!(low, high, "half a page");
                 Some(low)
             }
