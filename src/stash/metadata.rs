@@ -100,8 +100,9 @@ impl Shape {
         let frames = frames as usize;
         let sets = frames.div_ceil(WAYS);
         // Enough that the flush of one object seldom drops another's pages, however large the
-        // stash is: as many buckets as 64 bytes a frame leave room for.
-        let buckets = (frames / 2).max(1);
+        // stash is: as many buckets as 64 bytes a frame leave room for. (The model checker is
+        // to see an object whose two buckets differ.)
+        let buckets = (frames / 2).max(if cfg!(loom) { 2 } else { 1 });
         Shape { sets, slots: sets * WAYS, frames, buckets }
     }
 }
