@@ -93,11 +93,6 @@ impl<'a, P: Platform> Service<'a, P> {
         }
     }
 
-    /// The ledger, for reports.
-    pub fn ledger(&self) -> &Ledger<'a> {
-        &self.ledger
-    }
-
     /// The machine under it, for tests.
     pub fn platform(&self) -> &P {
         &self.platform
