@@ -39,6 +39,7 @@ extern crate alloc;
 pub mod addr;
 pub mod dtb;
 pub mod hypercall;
+pub mod loaded;
 pub mod payload;
 pub mod platform;
 pub mod psci;

@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 use core::ptr::NonNull;
 use el2::mmu::Stage1;
 use el2::panic::stop;
-use el2::{cache, calls, console, features, guest, heap, layout, mmu, pages, percpu};
+use el2::{cache, calls, console, copy, features, guest, heap, layout, mmu, pages, percpu};
 use el2::{psci, smc, stage2};
 use log::{info, warn};
 use tagstash::addr::{PAGE_SIZE, PhysAddr, PhysRange};
@@ -25,6 +25,7 @@ use tagstash::dtb::patch::{GuestPlan, guest_tree};
 use tagstash::dtb::read::{BootTree, Conduit, read};
 use tagstash::hypercall::abi;
 use tagstash::hypercall::service::Service;
+use tagstash::loaded::{Loaded, Name};
 use tagstash::payload::{self, Payload};
 use tagstash::ram::GuestRam;
 use tagstash::space::Space;
@@ -59,18 +60,17 @@ extern "C" fn boot(tree: u64, next_table: u64) -> ! {
     let cpus = count_cpus(&tree);
 
     // What is taken already, then what the shim takes.
-    let here = address_of(blob);
-    let payload = find_payload(&mut stage1, &tree, here);
-    let occupied = [Some(layout::image()), Some(here), Some(payload.module()), tree.ramdisk];
-    let occupied: Vec<PhysRange> = occupied.into_iter().flatten().collect();
-    let regions = find_tag_storage(blob, &occupied, cpus);
-    let storage = hidden_storage(&tree, &occupied);
-    let mut space = memory_space(&tree, &storage, here);
-    let kernel = payload.place(&space).unwrap_or_else(|error| stop(error));
+    let loaded = find_loaded(&tree, blob);
+    let payload = find_payload(&mut stage1, &tree);
+    let regions = find_tag_storage(blob, &loaded, cpus);
+    let storage = hidden_storage(&tree, &loaded);
+    let mut space = memory_space(&tree, &storage, &loaded);
+    let kernel = find_kernel_place(&mut stage1, &mut space, &payload);
     space.take(payload.module());
     space.take(kernel);
-    let (regions, carve_out) = carve_out(&mut space, regions, storage.len());
-    map_carve_out(&mut stage1, &carve_out);
+    let (regions, carve_out) = carve_out(&mut stage1, &mut space, regions, storage.len());
+    // SAFETY: Whole pages, mapped, that `Space` said nobody uses and nobody gets again.
+    unsafe { pages::add(carve_out.tables) };
 
     // What is the guest's, and what it must never reach.
     let mut hidden = storage;
@@ -84,7 +84,7 @@ extern "C" fn boot(tree: u64, next_table: u64) -> ! {
 
     serve(regions, &carve_out, ram, cpus);
 
-    let tree = place_guest_tree(&mut space, blob, &tree, &hidden);
+    let tree = place_guest_tree(&mut stage1, &mut space, blob, &tree, &hidden);
     place_kernel(&payload, kernel);
     info!("heap: {} KiB used", heap::used() >> 10);
     info!("entering the guest at {}, EL1, device tree at {tree}", kernel.start());
@@ -169,63 +169,98 @@ fn banner() {
 /// Numbers the CPUs; returns how many are served.
 fn count_cpus(tree: &BootTree) -> usize {
     let cpus = psci::init(&tree.cpus);
-    let conduit = match tree.psci {
-        Some(Conduit::Smc) => "PSCI by SMC",
-        Some(Conduit::Hvc) => "PSCI by HVC, which nobody answers above EL2",
-        None => "no PSCI",
-    };
     let mte = match (features::mte(), features::mte2()) {
         (_, true) => "MTE with tag memory",
         (true, false) => "MTE without tag memory",
         _ => "no MTE",
     };
-    info!("CPUs: {cpus}, {} address bits, {mte}, {conduit}", bits(stage2::range()));
+    info!("CPUs: {cpus}, {} address bits, {mte}", bits(stage2::range()));
     if tree.cpus.len() > cpus {
         warn!(
-            "the device tree has {} CPUs: those after the first {} cannot be started",
+            "the device tree has {} CPUs: those after the first {} cannot be started; build the \
+             shim with a larger MAX_CPUS (el2/percpu.rs)",
             tree.cpus.len(),
             percpu::MAX_CPUS
         );
     }
+    let psci = match tree.psci {
+        Some(Conduit::Smc) => return cpus,
+        Some(Conduit::Hvc) => "the device tree says PSCI by HVC, which nobody answers above EL2",
+        None => {
+            "the device tree has no PSCI 0.2 or later (compatible arm,psci-0.2 or arm,psci-1.0)"
+        }
+    };
+    warn!("{psci}: no further CPU can be started; have firmware offer PSCI by SMC");
     cpus
 }
 
-/// Finds the guest's kernel, and sees that what the loader put in memory does not overlap.
-fn find_payload(stage1: &mut Stage1, tree: &BootTree, blob: PhysRange) -> Payload {
+/// Sees that what the loader put in memory is in RAM, each piece apart from the others.
+fn find_loaded(tree: &BootTree, blob: &[u8]) -> Loaded {
+    let ram = GuestRam::new(&tree.memory, &[]);
+    if ram.ranges().is_empty() {
+        stop("the device tree describes no memory: have firmware write its memory nodes")
+    }
+    let mut loaded = Loaded::new(layout::image(), address_of(blob));
+    let kernel = tree.kernel.as_ref().map(|module| module.range);
+    for (name, range) in [(Name::Kernel, kernel), (Name::Ramdisk, tree.ramdisk)] {
+        if let Some(range) = range {
+            loaded.add(name, range, &ram).unwrap_or_else(|error| stop(error));
+        }
+    }
+    loaded
+}
+
+/// Reads the guest's kernel.
+fn find_payload(stage1: &mut Stage1, tree: &BootTree) -> Payload {
     let Some(module) = &tree.kernel else {
         stop(
             "no guest: /chosen has no multiboot,kernel module (on QEMU: -device \
              guest-loader,addr=ADDRESS,kernel=IMAGE)",
         )
     };
-    let ram = GuestRam::new(&tree.memory, &[]);
-    let modules = [("kernel", Some(module.range)), ("ramdisk", tree.ramdisk)];
-    let modules = modules.iter().filter_map(|(name, range)| range.map(|range| (*name, range)));
-    for (name, range) in modules {
-        if ram.check(range.start(), range.len()).is_none() {
-            stop(format_args!("the {name} at {range} is not in RAM: load it elsewhere"))
-        }
-        let others = [("shim", Some(layout::image())), ("device tree", Some(blob))];
-        let ramdisk = ("ramdisk", tree.ramdisk.filter(|_| name != "ramdisk"));
-        for (other, taken) in others.into_iter().chain([ramdisk]) {
-            if let Some(taken) = taken.filter(|taken| taken.overlaps(&range)) {
-                stop(format_args!(
-                    "the {name} at {range} overlaps the {other} at {taken}: load it elsewhere"
-                ))
-            }
-        }
-    }
-    if let Err(error) = stage1.map(module.range, mmu::CONSTANTS) {
+    let range = module.range;
+    if let Err(error) = stage1.map(range, mmu::CONSTANTS) {
         stop(error)
     }
+    if !copy::answers(range) {
+        stop(format_args!("the kernel at {range} cannot be read: there is no RAM at this address"))
+    }
     // SAFETY: Just mapped; the loader put it there, and nobody else runs.
-    let read = Payload::read(module.range, unsafe { bytes(module.range) });
+    let read = Payload::read(range, unsafe { bytes(range) });
     read.unwrap_or_else(|error| stop(error))
+}
+
+/// Finds the place where the kernel will run, in RAM that is there.
+fn find_kernel_place(stage1: &mut Stage1, space: &mut Space, payload: &Payload) -> PhysRange {
+    loop {
+        let place = payload.place(space).unwrap_or_else(|error| stop(error));
+        if is_there(stage1, space, place) {
+            return place;
+        }
+    }
+}
+
+/// Says whether there is RAM at `place`, which is free, and maps it. Where there is none, a
+/// message says so and the free range around it is given up.
+fn is_there(stage1: &mut Stage1, space: &mut Space, place: PhysRange) -> bool {
+    if let Err(error) = stage1.map(place, mmu::DATA) {
+        stop(error)
+    }
+    if copy::answers(place) {
+        return true;
+    }
+    let given_up = space.free_around(place.start()).unwrap_or(place);
+    warn!(
+        "no RAM answers at {place}, though a memory node has it: nothing is placed in {given_up}; \
+         correct the memory node"
+    );
+    space.take(given_up);
+    false
 }
 
 /// Finds the tag storage to lend. None, with a message that says why, where the CPU has no
 /// tags, where the tree describes none, or where it describes it wrongly.
-fn find_tag_storage(blob: &[u8], occupied: &[PhysRange], cpus: usize) -> Regions {
+fn find_tag_storage(blob: &[u8], loaded: &Loaded, cpus: usize) -> Regions {
     let found = match binding::regions(blob) {
         Ok(found) => found,
         Err(error) => {
@@ -241,12 +276,14 @@ fn find_tag_storage(blob: &[u8], occupied: &[PhysRange], cpus: usize) -> Regions
         info!("tag storage: the CPU has no tag memory (FEAT_MTE2), reuse is off");
         return Regions::default();
     }
-    let conflict =
-        |region: &Region| occupied.iter().find(|taken| taken.overlaps(&region.storage())).copied();
-    if let Some((region, taken)) = found.iter().find_map(|r| conflict(r).map(|taken| (r, taken))) {
-        warn!("tag storage {} overlaps {taken}, which is in use", region.storage());
-        warn!("reuse of tag storage is off");
-        return Regions::default();
+    for storage in found.iter().map(Region::storage) {
+        if let Some((name, taken)) = loaded.overlapping(storage) {
+            warn!(
+                "tag storage {storage} overlaps the {name} at {taken}: reuse is off; load the \
+                 {name} elsewhere"
+            );
+            return Regions::default();
+        }
     }
     match Regions::new(found, cpus) {
         Ok(regions) => {
@@ -271,23 +308,26 @@ fn find_tag_storage(blob: &[u8], occupied: &[PhysRange], cpus: usize) -> Regions
 
 /// The tag storage that the guest must not reach, lent or not, in whole pages. A description so
 /// wrong that it covers what is to run is not believed: the guest has to boot.
-fn hidden_storage(tree: &BootTree, occupied: &[PhysRange]) -> Vec<PhysRange> {
+fn hidden_storage(tree: &BootTree, loaded: &Loaded) -> Vec<PhysRange> {
     let pages: Vec<PhysRange> = tree.tag_storage.iter().filter_map(PhysRange::page_cover).collect();
     let mut hidden = within(&pages, stage2::range());
-    hidden.retain(|storage| !occupied.iter().any(|taken| taken.overlaps(storage)));
+    hidden.retain(|storage| loaded.overlapping(*storage).is_none());
     hidden
 }
 
 /// RAM with all that is taken before the shim takes anything.
-fn memory_space(tree: &BootTree, storage: &[PhysRange], blob: PhysRange) -> Space {
+fn memory_space(tree: &BootTree, storage: &[PhysRange], loaded: &Loaded) -> Space {
     let memory = within(&tree.memory, stage2::range());
-    if memory.is_empty() {
-        stop("the device tree describes no memory that this CPU can address")
-    }
-    let merged = GuestRam::new(&memory, &[]);
+    let (all, merged) = (GuestRam::new(&tree.memory, &[]), GuestRam::new(&memory, &[]));
     info!("memory: {} MiB in {} ranges", mebibytes(&merged), merged.ranges().len());
-    let mut taken = Vec::from([layout::image(), blob]);
-    taken.extend(tree.ramdisk);
+    if mebibytes(&all) != mebibytes(&merged) {
+        warn!(
+            "{} MiB of memory are beyond the {} address bits of this CPU and are not used",
+            mebibytes(&all) - mebibytes(&merged),
+            bits(stage2::range())
+        );
+    }
+    let mut taken: Vec<PhysRange> = loaded.fixed().collect();
     taken.extend(tree.no_map.iter().chain(&tree.reserved).chain(storage));
     Space::new(memory, taken)
 }
@@ -314,25 +354,45 @@ struct CarveOut {
 
 /// Takes memory for tables and, behind them, metadata. Where there is too little of it the
 /// metadata, and with it reuse, is done without.
-fn carve_out(space: &mut Space, regions: Regions, storages: usize) -> (Regions, CarveOut) {
+fn carve_out(
+    stage1: &mut Stage1,
+    space: &mut Space,
+    regions: Regions,
+    storages: usize,
+) -> (Regions, CarveOut) {
     let tables = (stage2::tables_for(storages + 2) + SPARE_TABLES) as u64 * PAGE_SIZE;
     let metadata = Metadata::bytes_for(&regions);
-    let regions = match take(space, tables, metadata) {
-        Some(taken) => return (regions, taken),
-        None => {
-            warn!("no {metadata:#x} bytes of RAM are free for metadata: reuse is off");
-            Regions::default()
-        }
-    };
-    let taken = take(space, tables, Metadata::bytes_for(&regions));
-    let taken = taken.unwrap_or_else(|| stop("too little RAM for translation tables"));
+    if let Some(taken) = take(stage1, space, tables, metadata) {
+        return (regions, taken);
+    }
+    if !regions.as_slice().is_empty() {
+        warn!(
+            "no {} KiB of contiguous RAM are free for metadata: reuse is off; give the guest more \
+             RAM, or reserve less of it",
+            metadata >> 10
+        );
+    }
+    let regions = Regions::default();
+    let taken = take(stage1, space, tables, Metadata::bytes_for(&regions));
+    let taken = taken.unwrap_or_else(|| {
+        stop(format_args!(
+            "no {} KiB of contiguous RAM are free for translation tables: give the guest more \
+             RAM, or reserve less of it",
+            tables >> 10
+        ))
+    });
     (regions, taken)
 }
 
-/// Takes `tables` and `metadata` bytes side by side.
-fn take(space: &mut Space, tables: u64, metadata: u64) -> Option<CarveOut> {
+/// Takes `tables` and `metadata` bytes side by side, and maps them.
+fn take(stage1: &mut Stage1, space: &mut Space, tables: u64, metadata: u64) -> Option<CarveOut> {
     let size = tables.checked_add(metadata)?.checked_next_multiple_of(CARVE_OUT_ALIGNMENT)?;
-    let range = space.highest(size, CARVE_OUT_ALIGNMENT)?;
+    let range = loop {
+        let range = space.highest(size, CARVE_OUT_ALIGNMENT)?;
+        if is_there(stage1, space, range) {
+            break range;
+        }
+    };
     let metadata_start = PhysAddr(range.end().0 - metadata.next_multiple_of(PAGE_SIZE));
     let tables = PhysRange::from_bounds(range.start(), metadata_start)?;
     let metadata = PhysRange::new(metadata_start, metadata)?;
@@ -343,15 +403,6 @@ fn take(space: &mut Space, tables: u64, metadata: u64) -> Option<CarveOut> {
         metadata.len() >> 10
     );
     Some(CarveOut { range, tables, metadata })
-}
-
-/// Maps the carve-out and gives its first part to the tables.
-fn map_carve_out(stage1: &mut Stage1, carve_out: &CarveOut) {
-    if let Err(error) = stage1.map(carve_out.range, mmu::DATA) {
-        stop(error)
-    }
-    // SAFETY: Whole pages, just mapped, that `Space` said nobody uses and nobody gets again.
-    unsafe { pages::add(carve_out.tables) };
 }
 
 /// Maps what the service reads and writes: guest RAM, and tag storage.
@@ -390,6 +441,7 @@ fn serve(regions: Regions, carve_out: &CarveOut, ram: GuestRam, cpus: usize) {
 
 /// Makes the guest's copy of the device tree and returns its address.
 fn place_guest_tree(
+    stage1: &mut Stage1,
     space: &mut Space,
     blob: &[u8],
     tree: &BootTree,
@@ -399,8 +451,18 @@ fn place_guest_tree(
     let plan = GuestPlan { no_map: hidden, bootargs, initrd: tree.ramdisk };
     let copy = guest_tree(blob, &plan).unwrap_or_else(|error| stop(error));
     // Aligned so that it crosses no multiple of 2 MiB, as kernels before 4.2 ask.
-    let place = space.highest(copy.len() as u64, payload::ALIGNMENT);
-    let place = place.unwrap_or_else(|| stop("no RAM is free for the guest's device tree"));
+    let place = loop {
+        let Some(place) = space.highest(copy.len() as u64, payload::ALIGNMENT) else {
+            stop(format_args!(
+                "no {} bytes of RAM are free for the guest's device tree: give the guest more RAM, \
+                 or reserve less of it",
+                copy.len()
+            ))
+        };
+        if is_there(stage1, space, place) {
+            break place;
+        }
+    };
     space.take(place);
     // SAFETY: Free guest RAM, mapped.
     unsafe {

@@ -13,6 +13,15 @@ const HEADER: usize = 64;
 const MAGIC: &[u8; 4] = b"ARM\x64";
 /// Flag: the kernel is big endian.
 const BIG_ENDIAN: u64 = 1 << 0;
+/// First bytes of formats that kernels are packed in.
+const COMPRESSED: [(&[u8], &str); 6] = [
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\x02\x21\x4c\x18", "lz4"),
+    (b"\x89LZO", "lzo"),
+];
 /// text_offset of kernels before 3.17, whose header says no size.
 const OLD_TEXT_OFFSET: u64 = 0x8_0000;
 
@@ -21,6 +30,13 @@ const OLD_TEXT_OFFSET: u64 = 0x8_0000;
 pub enum PayloadError {
     /// It does not have the header of an Image.
     NotAnImage(PhysRange),
+    /// It is compressed, or an EFI program with a compressed kernel in it.
+    Compressed {
+        /// The module.
+        module: PhysRange,
+        /// How: the name of the format.
+        format: &'static str,
+    },
     /// It wants to run big endian.
     BigEndian(PhysRange),
     /// Its image_size and text_offset add up to more than an address has.
@@ -35,6 +51,11 @@ impl fmt::Display for PayloadError {
             Self::NotAnImage(range) => write!(
                 f,
                 "the kernel module at {range} is not an arm64 Image: load an uncompressed Image"
+            ),
+            Self::Compressed { module, format } => write!(
+                f,
+                "the kernel module at {module} is compressed ({format}): have the loader unpack it, \
+                 or load the Image that it was made of"
             ),
             Self::BigEndian(range) => {
                 write!(f, "the kernel module at {range} is a big-endian Image, which cannot run")
@@ -65,6 +86,12 @@ impl Payload {
     pub fn read(module: PhysRange, bytes: &[u8]) -> Result<Payload, PayloadError> {
         let not_an_image = PayloadError::NotAnImage(module);
         let header: &[u8; HEADER] = bytes.first_chunk().ok_or(not_an_image)?;
+        if let Some((_, format)) = COMPRESSED.iter().find(|(magic, _)| header.starts_with(magic)) {
+            return Err(PayloadError::Compressed { module, format });
+        }
+        if header[..2] == *b"MZ" && header[4..8] == *b"zimg" {
+            return Err(PayloadError::Compressed { module, format: "EFI zboot" });
+        }
         if header[56..60] != MAGIC[..] {
             return Err(not_an_image);
         }
@@ -144,10 +171,10 @@ mod tests {
 
     #[test]
     fn what_is_no_image_is_refused_with_where_it_is() {
-        let mut zipped = image(0, 0x1000, 0xa);
-        zipped[56] = 0x1f;
+        let mut other = image(0, 0x1000, 0xa);
+        other[56] = 0x1f;
         let not = PayloadError::NotAnImage(range(MODULE, 128));
-        assert_eq!(read_at(MODULE, &zipped).unwrap_err(), not);
+        assert_eq!(read_at(MODULE, &other).unwrap_err(), not);
         let short = PayloadError::NotAnImage(range(MODULE, 63));
         assert_eq!(read_at(MODULE, &image(0, 0x1000, 0xa)[..63]).unwrap_err(), short);
         let big = PayloadError::BigEndian(range(MODULE, 128));
@@ -156,6 +183,22 @@ mod tests {
             let error = read_at(MODULE, &image(text_offset, image_size, 0xa)).unwrap_err();
             assert_eq!(error, PayloadError::TooLong(image_size.max(128)));
         }
+    }
+
+    #[test]
+    fn a_compressed_kernel_is_refused_with_its_format() {
+        let packed = |first: &[u8]| {
+            let mut bytes = [0; 128];
+            bytes[..first.len()].copy_from_slice(first);
+            read_at(MODULE, &bytes).unwrap_err()
+        };
+        let module = range(MODULE, 128);
+        for (magic, format) in COMPRESSED {
+            assert_eq!(packed(magic), PayloadError::Compressed { module, format });
+        }
+        let zboot = PayloadError::Compressed { module, format: "EFI zboot" };
+        assert_eq!(packed(b"MZ\0\0zimg"), zboot);
+        assert_eq!(packed(b"MZ\0\0zimh"), PayloadError::NotAnImage(module));
     }
 
     #[test]

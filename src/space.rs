@@ -32,6 +32,11 @@ impl Space {
             .is_some_and(|pages| self.free.check(pages.start(), pages.len()).is_some())
     }
 
+    /// Returns all of the free range that `address` is in.
+    pub fn free_around(&self, address: PhysAddr) -> Option<PhysRange> {
+        self.free.ranges().iter().copied().find(|range| range.contains(address))
+    }
+
     /// Returns the free range of `size` bytes with the highest address that is a multiple of
     /// `align`, a power of two. What the shim keeps for itself goes high: low memory is
     /// what kernels and devices are short of.
@@ -78,6 +83,11 @@ mod tests {
         space.take(place);
         assert!(!space.is_free(place));
         assert_eq!(space.highest(4 * MIB, 2 * MIB), Some(range(0x4f80_0000, 0x4fc0_0000)));
+
+        let around = space.free_around(PhysAddr(0x4fd0_0000));
+        assert_eq!(around, None);
+        let around = space.free_around(PhysAddr(0x4f80_0000));
+        assert_eq!(around, Some(range(0x4020_1000, 0x4fc0_0000)));
     }
 
     #[test]

@@ -87,6 +87,17 @@ fn copy(from: PhysAddr, to: PhysAddr, bytes: u64) -> Result<(), CopyFault> {
     }
 }
 
+/// Says whether loads from each page of `range`, which is mapped, are answered. What is read is
+/// dropped.
+pub fn answers(range: PhysRange) -> bool {
+    let mut scratch = [0u8; ROUND as usize];
+    let pages = range.page_cover().unwrap_or(range);
+    (pages.start().0..pages.end().0).step_by(PAGE_SIZE as usize).all(|page| {
+        // SAFETY: Reads one round of a page, which may fault, and writes a local of that length.
+        unsafe { guarded_copy(page, scratch.as_mut_ptr() as u64, ROUND) == 0 }
+    })
+}
+
 impl PageMemory for Machine {
     #[inline(always)]
     fn copy_chunk_in(&self, from: PhysAddr, to: PhysAddr) -> Result<(), CopyFault> {

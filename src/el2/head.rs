@@ -63,8 +63,17 @@ core::arch::global_asm!(
     "    mov     x21, x0",
     "    b       2f",
     "1:  bl      el2_known_state",
-    "    cbz     x0, 2f",
+    "    cbz     x0, 0f",
     "    mov     x21, #{stuck}",
+    "    b       2f",
+    // A device tree where bss, stacks or heap will be would be lost: its loader went by the
+    // length of the file.
+    "0:  adrp    x0, __image_end",
+    "    cmp     x19, x20",
+    "    b.lo    2f",
+    "    cmp     x19, x0",
+    "    b.hs    2f",
+    "    mov     x21, #{tree_inside}",
     // Relocation. Another type than the one that a static image has: stop.
     "2:  adrp    x0, __rela_start",
     "    add     x0, x0, #:lo12:__rela_start",
@@ -79,14 +88,15 @@ core::arch::global_asm!(
     "    add     x4, x4, x20",
     "    str     x4, [x20, x2]",
     "    b       3b",
+    "4:  cbnz    x21, refuse",
     // bss.
-    "4:  adrp    x0, __bss_start",
+    "    adrp    x0, __bss_start",
     "    adrp    x1, __bss_end",
     "5:  cmp     x0, x1",
     "    b.hs    6f",
     "    stp     xzr, xzr, [x0], #16",
     "    b       5b",
-    "6:  cbnz    x21, refuse",
+    "6:",
     // The map of the image. x10: root, x11: first table that is not used yet, x12: end.
     "    adrp    x10, {tables}",
     "    add     x11, x10, #4096",
@@ -128,7 +138,8 @@ core::arch::global_asm!(
     "    mov     x29, xzr",
     "    mov     x30, xzr",
     "    b       {boot}",
-    // Not at EL2, or not an EL2 that the shim can use. The MMU stays as it is: off.
+    // Not at EL2, or not an EL2 that the shim can use, or a tree that would be lost. The MMU
+    // stays as it is, off, and bss as it was: what runs now uses none of it but a stack.
     "refuse:",
     "    adrp    x0, {slots}",
     "    add     sp, x0, #{slot}",
@@ -235,6 +246,7 @@ core::arch::global_asm!(
     ".popsection",
     flags = const FLAGS,
     stuck = const refusal::E2H_STUCK,
+    tree_inside = const refusal::TREE_INSIDE,
     relative = const RELATIVE,
     tables = sym mmu::EARLY_TABLES,
     tables_size = const size_of_val(&mmu::EARLY_TABLES),

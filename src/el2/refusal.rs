@@ -10,8 +10,11 @@ use core::fmt::Write;
 use tagstash::dtb::blob::total_size;
 use tagstash::dtb::console::console;
 
-/// Reason: EL2 can only be a host here. The other reasons are the exception level's number.
+/// Reason: EL2 can only be a host here. Reasons below are the exception level's number.
 pub const E2H_STUCK: u64 = 4;
+
+/// Reason: the device tree lies where the shim's bss, stacks and heap will be.
+pub const TREE_INSIDE: u64 = 5;
 
 /// Bytes of a device tree that say how long it is.
 const HEADER: usize = 40;
@@ -39,6 +42,10 @@ fn advice(reason: u64) -> &'static str {
              secure=on out, or run firmware at EL3)"
         }
         E2H_STUCK => "this CPU has no EL2 besides that of a host: HCR_EL2.E2H cannot be cleared",
+        TREE_INSIDE => {
+            "the device tree lies within the memory of the shim: it takes image_size bytes (of its \
+             Image header) from its load address on, more than its file has; load the tree elsewhere"
+        }
         _ => "entered at EL0, needs EL2",
     }
 }
