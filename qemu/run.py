@@ -52,6 +52,8 @@ DTB_OFFSET = 16 * MIB
 DTB_SPACE = 2 * MIB
 KERNEL_OFFSET = 18 * MIB
 
+VERSAL_KERNEL = 256 * MIB
+
 TIMEOUT_STATUS = 124
 ALIAS_ON = b"tagalias: on:"
 
@@ -104,34 +106,34 @@ class Layout:
     others: list[tuple[int, int]]
 
 
-def layout_one(ram: int) -> Layout:
+def layout_one(start: int, ram: int) -> Layout:
     """All of RAM but its last 32nd is tagged; the storage is at the top."""
     carve = ram // DATA_PER_TAG_BYTE
-    top = RAM_BASE + ram - carve
-    return Layout([Region(RAM_BASE, ram - carve, top, 4 * KIB)], [(top, carve)])
+    top = start + ram - carve
+    return Layout([Region(start, ram - carve, top, 4 * KIB)], [(top, carve)])
 
 
-def layout_two(ram: int) -> Layout:
+def layout_two(start: int, ram: int) -> Layout:
     """Two tagged memories side by side, the storage of both at the top."""
     carve = ram // DATA_PER_TAG_BYTE
-    top = RAM_BASE + ram - carve
+    top = start + ram - carve
     half = (ram - carve) // 2
-    first = Region(RAM_BASE, half, top, 4 * KIB)
-    second = Region(RAM_BASE + half, half, top + first.storage_length, 4 * KIB)
+    first = Region(start, half, top, 4 * KIB)
+    second = Region(start + half, half, top + first.storage_length, 4 * KIB)
     return Layout([first, second], [(top, carve)])
 
 
-def layout_crossed(ram: int) -> Layout:
+def layout_crossed(start: int, ram: int) -> Layout:
     """Each half of RAM ends with the storage of the other half's tagged memory."""
     half = ram // 2
     carve = half // DATA_PER_TAG_BYTE
-    low, high = RAM_BASE, RAM_BASE + half
+    low, high = start, start + half
     low_carve, high_carve = low + half - carve, high + half - carve
     return Layout([Region(low, half - carve, high_carve, 4 * KIB), Region(high, half - carve, low_carve, 4 * KIB)],
                   [(low_carve, carve), (high_carve, carve)])
 
 
-def layout_block8k(ram: int) -> Layout:
+def layout_block8k(start: int, ram: int) -> Layout:
     """Blocks of 8 KiB, with tagged memory and storage both placed off the alignment that one would hope for.
 
     A block's tags are those of 256 KiB of data. Tagged memory begins 128 KiB after such a boundary, so naturally aligned
@@ -142,9 +144,9 @@ def layout_block8k(ram: int) -> Layout:
     skipped = span // 2
     carve = ram // DATA_PER_TAG_BYTE
     length = (ram - carve - skipped) // span * span
-    base = RAM_BASE + skipped
-    region = Region(base, length, RAM_BASE + ram - carve + block // 2, block)
-    return Layout([region], [(RAM_BASE, skipped), (base + length, ram - skipped - length)])
+    base = start + skipped
+    region = Region(base, length, start + ram - carve + block // 2, block)
+    return Layout([region], [(start, skipped), (base + length, ram - skipped - length)])
 
 
 LAYOUTS = {"one": layout_one, "two": layout_two, "crossed": layout_crossed, "block8k": layout_block8k}
@@ -371,7 +373,10 @@ class Machine:
         self.image_size = read_image(options.image)
         self.kernel_size = read_kernel(options.kernel) if options.kernel else 0
         self.initrd_size = len(read_input(options.initrd, "initrd")) if options.initrd else 0
-        self.arguments = self.plain() if options.plain else self.aliased()
+        if options.board == "versal":
+            self.arguments = self.versal()
+        else:
+            self.arguments = self.plain() if options.plain else self.aliased()
 
     def common(self) -> list[str]:
         """Returns the options that both machines share, apart from RAM and what is loaded."""
@@ -380,12 +385,16 @@ class Machine:
         if model.split(",")[0] == "max" and "pauth" not in model:
             # QEMU's own pointer-authentication hash is three times faster than the architected one.
             model += ",pauth-impdef=on"
-        machine = ["virt", f"virtualization={'off' if options.el == 1 else 'on'}",
-                   f"mte={'off' if options.no_mte else 'on'}", "gic-version=3"]
-        if options.el == 3:
-            machine.append("secure=on")
-        arguments = ["-machine", ",".join(machine), "-cpu", model, "-smp", str(options.cpus), "-m", f"{options.memory}M",
-                     "-nographic", "-no-reboot", "-nodefaults", "-monitor", "none", "-serial", "stdio"]
+        if options.board == "versal":
+            arguments = ["-machine", "xlnx-versal-virt"]
+        else:
+            machine = ["virt", f"virtualization={'off' if options.el == 1 else 'on'}",
+                       f"mte={'off' if options.no_mte else 'on'}", "gic-version=3"]
+            if options.el == 3:
+                machine.append("secure=on")
+            arguments = ["-machine", ",".join(machine), "-cpu", model, "-smp", str(options.cpus)]
+        arguments += ["-m", f"{options.memory}M", "-nographic", "-no-reboot", "-nodefaults", "-monitor", "none", "-serial",
+                      "stdio"]
         if options.semihosting:
             arguments += ["-semihosting-config", "enable=on,target=native"]
         if options.icount:
@@ -413,13 +422,35 @@ class Machine:
             arguments += ["-device", f"guest-loader,addr={initrd:#x},initrd={escaped(options.initrd)}"]
         return arguments
 
+    def versal(self) -> list[str]:
+        """Returns the command line of another board, whose RAM begins at 0.
+
+        QEMU's guest-loader does not write to this board's tree, so the payload's node is added here.
+        """
+        options = self.options
+        kernel, initrd = VERSAL_KERNEL, VERSAL_KERNEL + -(-self.kernel_size // (2 * MIB)) * 2 * MIB
+        if max(kernel + self.kernel_size, initrd + self.initrd_size) > self.ram:
+            raise RunError(f"the kernel and initrd do not fit into {options.memory} MiB of RAM; try more --memory")
+        modules: list[Module] = []
+        arguments = [*self.common(), "-kernel", str(options.image)]
+        if options.kernel:
+            modules.append(Module("kernel", kernel, options.kernel.stat().st_size, options.bootargs))
+            arguments += ["-device", f"loader,file={escaped(options.kernel)},addr={kernel:#x},force-raw=on"]
+        if options.initrd:
+            modules.append(Module("ramdisk", initrd, self.initrd_size, None))
+            arguments += ["-device", f"loader,file={escaped(options.initrd)},addr={initrd:#x},force-raw=on"]
+        text = ("\n/ { chosen {\n        #address-cells = <2>;\n        #size-cells = <2>;\n"
+                + "".join(module.node() for module in modules) + "}; };\n")
+        return [*arguments, "-dtb", str(self.compile_tree(self.dump_tree() + text))]
+
     def aliased(self) -> list[str]:
         """Returns the aliased machine's command line, having made its device tree and RAM file."""
         options = self.options
         library = options.alias_library
         if not library.is_file():
             raise RunError(f"the aliasing library {library} is not there: `make machine` builds it")
-        layout = LAYOUTS[options.layout](self.ram)
+        base = options.ram_base
+        layout = LAYOUTS[options.layout](base, self.ram - (base - RAM_BASE))
         ram_file = self.scratch / "ram"
         with open(ram_file, "wb") as file:
             file.truncate(self.ram)
@@ -429,7 +460,7 @@ class Machine:
 
         modules: list[Module] = []
         loads: list[tuple[str, Path, int, int]] = []
-        address = RAM_BASE + KERNEL_OFFSET
+        address = base + KERNEL_OFFSET
         if options.kernel:
             words = [options.bootargs, f"ram={ram_file}", f"ram-base={RAM_BASE:#x}",
                      *(region.argument() for region in layout.regions)]
@@ -441,7 +472,7 @@ class Machine:
         if options.initrd:
             modules.append(Module("ramdisk", address, self.initrd_size, None))
             loads.append(("initrd", options.initrd, address, self.initrd_size))
-        image, stub, tree = RAM_BASE + IMAGE_OFFSET, RAM_BASE + STUB_OFFSET, RAM_BASE + DTB_OFFSET
+        image, stub, tree = base + options.image_offset, base + STUB_OFFSET, base + options.tree_offset
         if image + self.image_size > stub:
             raise RunError(f"image {options.image} needs {self.image_size} bytes and the place for it has {stub - image}")
 
@@ -471,16 +502,23 @@ class Machine:
 
     def make_tree(self, layout: Layout, modules: list[Module]) -> Path:
         """Makes the device tree: QEMU's own for these very options, changed and compiled again."""
+        extra = ""
+        if self.options.dts_append:
+            extra = "\n" + read_input(self.options.dts_append, "--dts-append").decode(errors="replace")
+        return self.compile_tree(tree_source(self.dump_tree(), layout, modules, extra))
+
+    def dump_tree(self) -> str:
+        """Returns the source of QEMU's own device tree for these very options."""
         dumped = self.scratch / "qemu.dtb"
         arguments = [word for word in self.common() if word not in ("-s", "-S")]
         arguments[1] += f",dumpdtb={escaped(dumped)}"
         call(self.tools["qemu"], arguments, "QEMU does not describe this machine")
-        text = call(self.tools["dtc"], ["-q", "-I", "dtb", "-O", "dts", str(dumped)], "QEMU's tree does not decompile")
-        extra = ""
-        if self.options.dts_append:
-            extra = "\n" + read_input(self.options.dts_append, "--dts-append").decode(errors="replace")
+        return call(self.tools["dtc"], ["-q", "-I", "dtb", "-O", "dts", str(dumped)], "QEMU's tree does not decompile")
+
+    def compile_tree(self, text: str) -> Path:
+        """Compiles a device tree's source."""
         source = self.scratch / "machine.dts"
-        source.write_text(tree_source(text, layout, modules, extra))
+        source.write_text(text)
         if self.options.dts_out:
             try:
                 shutil.copyfile(source, self.options.dts_out)
@@ -676,6 +714,14 @@ def parse_options() -> argparse.Namespace:
 
     whole.__name__ = "positive number"
 
+    def address(text: str) -> int:
+        value = int(text, 0)
+        if value < 0:
+            raise ValueError
+        return value
+
+    address.__name__ = "address"
+
     def seconds(text: str) -> float:
         value = float(text)
         if not 0 < value < 1e7:
@@ -688,6 +734,9 @@ def parse_options() -> argparse.Namespace:
     add("--layout", choices=sorted(LAYOUTS), default="one",
         help="aliased machine: one region; two regions, storage at the top; two regions whose storage lies in the other's "
              "half (crossed); one region with 8 KiB blocks off their natural alignment (block8k). Default: one")
+    add("--board", choices=["virt", "versal"], default="virt",
+        help="QEMU's virt machine, or its Xilinx Versal board: two Cortex-A72, RAM from 0 on, no MTE (with --plain). "
+             "Default: virt")
     add("--image", type=Path, default=BUILD / "tagstash.img", help="firmware image (default: build/tagstash.img)")
     add("--kernel", type=Path, help="guest kernel or test payload, a raw image")
     add("--initrd", type=Path, help="initial ramdisk for the guest")
@@ -697,6 +746,14 @@ def parse_options() -> argparse.Namespace:
     add("--cpus", type=whole, default=1, metavar="N", help="number of CPUs (default 1)")
     add("--memory", type=whole, metavar="MIB",
         help="RAM in MiB, a multiple of 64 from 128 up (default 512; 576 with --el 3)")
+    add("--ram-base", type=address, default=RAM_BASE, metavar="ADDRESS",
+        help=f"aliased machine: the device tree describes RAM from this address on, and everything is loaded there (default "
+             f"{RAM_BASE:#x}, where the machine's RAM begins)")
+    add("--image-offset", type=address, default=IMAGE_OFFSET, metavar="BYTES",
+        help=f"aliased machine: where the image is loaded, from the start of RAM, a multiple of 4 KiB (default "
+             f"{IMAGE_OFFSET:#x})")
+    add("--tree-offset", type=address, default=DTB_OFFSET, metavar="BYTES",
+        help=f"aliased machine: where the device tree is loaded, from the start of RAM (default {DTB_OFFSET:#x})")
     add("--cpu", default="max", metavar="MODEL", help="CPU model, with its properties (default max)")
     add("--el", type=int, choices=[1, 2, 3], default=2, help="exception level at which the image is entered (default 2)")
     add("--no-mte", action="store_true", help="leave MTE out (with --plain)")
@@ -742,6 +799,13 @@ def parse_options() -> argparse.Namespace:
                f"{SECURE_RAM_MIB} MiB of secure RAM, and could not be told from it")
     if options.memory < 128 or options.memory % 64:
         refuse(f"--memory {options.memory} is not a multiple of 64 MiB from 128 up")
+    if options.ram_base % (64 * MIB) or not RAM_BASE <= options.ram_base <= RAM_BASE + (options.memory - 128) * MIB:
+        refuse(f"--ram-base {options.ram_base:#x} is not a multiple of 64 MiB with 128 MiB of RAM above it: RAM is "
+               f"{options.memory} MiB at {RAM_BASE:#x}")
+    if options.image_offset % (4 * KIB) or options.image_offset >= STUB_OFFSET:
+        refuse(f"--image-offset {options.image_offset:#x} is not a multiple of 4 KiB below {STUB_OFFSET:#x}")
+    if options.ram_base == RAM_BASE and options.image_offset < MIB:
+        refuse(f"--image-offset {options.image_offset:#x} is below {MIB:#x}, where QEMU puts its own device tree")
     if options.memory > 255 * 1024:
         refuse(f"--memory {options.memory} is more than the machine's 255 GiB")
     if options.initrd and not options.kernel:
@@ -752,10 +816,18 @@ def parse_options() -> argparse.Namespace:
         refuse("--bootargs has to be one line")
     if options.no_mte and not options.plain:
         refuse("--no-mte goes with --plain only: without MTE there are no tags to alias")
+    if options.board == "versal" and (not options.plain or options.cpus != 1 or options.cpu != "max"
+                                      or options.el != 2):
+        refuse("--board versal goes with --plain, and has its own --cpu, --cpus and --el")
     if options.plain:
         for name, value in (("--dts-append", options.dts_append), ("--dts-out", options.dts_out)):
             if value:
                 refuse(f"{name} does not go with --plain, whose device tree is QEMU's own")
+        for name, same in (("--ram-base", options.ram_base == RAM_BASE),
+                           ("--image-offset", options.image_offset == IMAGE_OFFSET),
+                           ("--tree-offset", options.tree_offset == DTB_OFFSET)):
+            if not same:
+                refuse(f"{name} does not go with --plain, where QEMU places everything itself")
         if options.layout != "one":
             refuse("--layout does not go with --plain, which has no tag storage")
         if options.el == 3:
