@@ -291,11 +291,136 @@ BROKEN_TREES: list[tuple[str, str, str]] = [
 def broken_steps() -> Iterator[Step]:
     """Runs the harness on trees whose tag storage is described wrongly: reuse is off, the guest still boots."""
     for name, source, pattern in BROKEN_TREES:
-        file = BUILD / "broken" / f"{name}.dts"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(source + "\n")
-        yield machine(f"broken-{name}", 60, "expect=no-storage", read_message(name, pattern, read_tap), "--dts-append",
-                      str(file), "--no-harness-args")
+        yield machine(f"broken-{name}", 60, "expect=no-storage", read_message(name, pattern, read_tap), "--no-harness-args",
+                      *tree_source("broken", name, source))
+
+
+KERNEL_NODE = "&{/chosen/module@41200000}"
+
+# What loaders and firmware get wrong besides tag storage: a name, device-tree source appended to the good tree, options
+# of the machine, what the console must say, and how it ends: it "stops", it "enters" the guest, the guest's tests pass
+# without reuse ("no-reuse"), or its report with it ("boots").
+BAD_BOOTS: list[tuple[str, str, list[str], str, str]] = [
+    ("kernel-missing", f'{KERNEL_NODE} {{ compatible = "other"; }};', [], r"error: no guest: /chosen has no multiboot,kernel",
+     "stops"),
+    ("kernel-empty", f"{KERNEL_NODE} {{ reg = <0 0x41200000 0 0>; }};", [], r"error: the kernel has length 0 in /chosen",
+     "stops"),
+    ("kernel-no-image", f"{KERNEL_NODE} {{ reg = <0 0x45000000 0 0x1000>; }};", [],
+     r"error: the kernel module at 0x45000000\.\.0x45001000 is not an arm64 Image: load an uncompressed Image", "stops"),
+    ("kernel-outside-ram", f"{KERNEL_NODE} {{ reg = <0 0x10000000 0 0x1000>; }};", [],
+     r"error: the kernel at 0x10000000\.\.0x10001000 is not in RAM", "stops"),
+    ("kernel-in-absent-ram", f'/ {{ memory@100000000 {{ device_type = "memory"; reg = <1 0 0 0x10000000>; }}; }}; '
+     f"{KERNEL_NODE} {{ reg = <1 0 0 0x10000>; }};", [], r"error: the kernel at 0x100000000\.\.0x100010000 cannot be read",
+     "stops"),
+    ("kernel-over-shim", f"{KERNEL_NODE} {{ reg = <0 0x40200000 0 0x1000>; }};", [],
+     r"error: the kernel at 0x40200000\.\.0x40201000 overlaps the shim at 0x40200000\.\.0x", "stops"),
+    ("kernel-over-tree", f"{KERNEL_NODE} {{ reg = <0 0x41000000 0 0x1000>; }};", [],
+     r"error: the kernel at 0x41000000\.\.0x41001000 overlaps the device tree at 0x41000000\.\.0x", "stops"),
+    ("ramdisk-over-kernel", "&chosen { linux,initrd-start = <0x41200000>; linux,initrd-end = <0x41201000>; };", [],
+     r"error: the ramdisk at 0x41200000\.\.0x41201000 overlaps the kernel at 0x41200000\.\.0x", "stops"),
+    ("ramdisk-outside-ram", "&chosen { linux,initrd-start = <0x10000000>; linux,initrd-end = <0x10001000>; };", [],
+     r"error: the ramdisk at 0x10000000\.\.0x10001000 is not in RAM", "stops"),
+    ("ramdisk-in-storage", "&chosen { linux,initrd-start = <0x5f001000>; linux,initrd-end = <0x5f002000>; };", [],
+     r"warning: tag storage 0x5f000000\.\.0x5ff80000 overlaps the ramdisk at 0x5f001000\.\.0x5f002000: reuse is off",
+     "no-reuse"),
+    ("tree-in-storage", '/ { memory@40000000 { reg = <0 0x50000000 0 0xf000000>; }; '
+     'low { device_type = "memory"; reg = <0 0x40000000 0 0x10000000>; }; }; '
+     "&storage0 { reg = <0 0x41000000 0 0x780000>; };", [],
+     r"warning: tag storage 0x41000000\.\.0x41780000 overlaps the device tree at 0x41000000\.\.0x[0-9a-f]+: reuse is off",
+     "no-reuse"),
+    ("tree-over-shim", "", ["--tree-offset", "0xa00000"], r"error: the device tree lies within the memory of the shim",
+     "stops"),
+    ("memory-missing", '&tagmem0 { device_type = "other"; }; &{/memory@5f000000} { device_type = "other"; };', [],
+     r"error: the device tree describes no memory", "stops"),
+    ("memory-absent", '/ { memory@100000000 { device_type = "memory"; reg = <1 0 0 0x10000000>; }; };', [],
+     r"warning: no RAM answers at 0x10[0-9a-f]{7}\.\.0x110000000, though a memory node has it", "boots"),
+    ("memory-beyond-the-cpu", '/ { memory@4000000000000 { device_type = "memory"; reg = <0x40000 0 0 0x10000000>; }; };',
+     [], r"warning: 256 MiB of memory are beyond the 48 address bits", "enters"),
+    # Free are 2 MiB for the guest's tree and 4 MiB, which are enough for tables, but not for metadata as well.
+    ("memory-too-small-for-metadata", "&reserved { high { reg = <0 0x42400000 0 0xbd800000>; }; "
+     "low { reg = <0 0x40000000 0 0x200000>; }; middle { reg = <0 0x40e00000 0 0x200000>; }; "
+     "kernel { reg = <0 0x41400000 0 0xc00000>; }; };", ["--memory", "3072"],
+     r"warning: no 1488 KiB of contiguous RAM are free for metadata: reuse is off", "no-reuse"),
+    ("memory-too-small-for-tables", "&reserved { high { reg = <0 0x42000000 0 0x1e000000>; }; "
+     "low { reg = <0 0x40000000 0 0x200000>; }; middle { reg = <0 0x40e00000 0 0x200000>; }; "
+     "kernel { reg = <0 0x41400000 0 0xc00000>; }; };", [],
+     r"error: no \d+ KiB of contiguous RAM are free for translation tables", "stops"),
+    ("psci-missing", "/ { /delete-node/ psci; };", [], r"warning: the device tree has no PSCI 0\.2 or later", "boots"),
+    ("psci-by-hvc", '/ { psci { method = "hvc"; }; };', [], r"warning: the device tree says PSCI by HVC", "boots"),
+    ("cpus-too-many", "", ["--cpus", "9"],
+     r"warning: the device tree has 9 CPUs: those after the first 8 cannot be started", "boots"),
+]
+
+
+def tree_source(directory: str, name: str, source: str) -> list[str]:
+    """Writes device-tree source to append; returns the option that does so."""
+    if not source:
+        return []
+    file = BUILD / directory / f"{name}.dts"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(source + "\n")
+    return ["--dts-append", str(file)]
+
+
+def boot_steps() -> Iterator[Step]:
+    """Boots with each mistake of a loader or of firmware."""
+    for name, source, options, pattern, outcome in BAD_BOOTS:
+        more = [*options, *tree_source("boot", name, source)]
+        step = f"boot-{name}"
+        if outcome in ("stops", "enters"):
+            until = {"stops": "tagstash: stopped", "enters": "tagstash: entering the guest"}[outcome]
+            yield machine(step, 20, "", read_message(name, pattern), "--until", until, *more)
+        elif outcome == "no-reuse":
+            yield machine(step, 60, "expect=no-storage", read_message(name, pattern, read_tap), "--no-harness-args", "--cpus",
+                          "3", *more)
+        else:
+            yield machine(step, 60, "mode=report", read_message(name, pattern, read_single(f"{name}: the guest's report")),
+                          "--expect", "# report complete", *more)
+
+
+# Where RAM begins, how much of it QEMU has, where the image is loaded above its beginning, and the layout.
+ADDRESSES: list[tuple[str, int, str, str]] = [
+    ("0x40000000", 512, "0x100000", "two"),
+    ("0x40000000", 512, "0x5a3000", "one"),
+    ("0x80000000", 1536, "0", "crossed"),
+    ("0x100000000", 4096, "0x401000", "block8k"),
+]
+
+
+def address_steps() -> Iterator[Step]:
+    """Boots from several load addresses, with RAM in several places, one of them another board's."""
+    for base, memory, offset, layout in ADDRESSES:
+        name = f"address-{int(base, 0) + int(offset, 0):#x}"
+        pattern = rf"tagstash: image at {int(base, 0) + int(offset, 0):#x}\.\."
+        yield machine(name, 60, "mode=report", read_message(name, pattern, read_single(f"{name}: the guest's report")),
+                      "--expect", "# report complete", "--cpus", "2", "--ram-base", base, "--memory", str(memory),
+                      "--image-offset", offset, "--layout", layout)
+    yield machine("address-0x200000", 60, "expect=no-storage",
+                  read_message("address-0x200000", r"tagstash: image at 0x200000\.\.", read_tap), "--plain", "--board",
+                  "versal", "--memory", "1024")
+
+
+# CPU models, and what the shim must say of them. Those with MTE run on the aliased machine.
+CPUS: list[tuple[str, str]] = [
+    ("neoverse-n2", r"3, 48 address bits, MTE with tag memory"),
+    ("cortex-a710", r"3, 40 address bits, MTE with tag memory"),
+    ("cortex-a76", r"3, 40 address bits, no MTE"),
+    ("cortex-a57", r"3, 44 address bits, no MTE"),
+]
+
+
+def cpu_steps() -> Iterator[Step]:
+    """Boots on several CPU models; `max` is what all other suites run on."""
+    for model, text in CPUS:
+        pattern, options = f"tagstash: CPUs: {text}", ["--cpu", model, "--cpus", "3"]
+        if "no MTE" in text:
+            yield machine(f"cpu-{model}", 60, "expect=no-storage", read_message(model, pattern, read_tap), "--plain",
+                          "--no-mte", *options)
+        else:
+            yield machine(f"cpu-{model}", 120, "mode=report",
+                          read_message(model, pattern, read_single(f"{model}: the guest's report")), "--expect",
+                          "# report complete", *options)
+            yield machine(f"cpu-{model}-psci", 60, "only=CPU_ON", read_tap, *options)
 
 
 def entry_steps() -> Iterator[Step]:
@@ -319,6 +444,9 @@ SUITES = [
     Suite("report", "what `make run` runs, to the report's last line", report_steps, needs_firmware=True),
     Suite("plain", "QEMU's own machine, no tag storage described", plain_steps, needs_firmware=True),
     Suite("broken", "device trees that break a rule: a message, and the guest boots", broken_steps, needs_firmware=True),
+    Suite("boot", "what loaders and firmware get wrong: a message, and a stop or a boot", boot_steps, needs_firmware=True),
+    Suite("addresses", "several load addresses, RAM bases and boards", address_steps, needs_firmware=True),
+    Suite("cpus", "several CPU models, with MTE and without", cpu_steps, needs_firmware=True),
     Suite("entry", "entered at EL1 or EL3: a message, and a stop", entry_steps, needs_firmware=True),
 ]
 
