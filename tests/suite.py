@@ -296,6 +296,9 @@ def broken_steps() -> Iterator[Step]:
 
 
 KERNEL_NODE = "&{/chosen/module@41200000}"
+# Leaves the first 256 MiB, where everything is loaded, without tag storage, so that storage can be put there.
+LOW_MEMORY_UNTAGGED = ('/ { memory@40000000 { reg = <0 0x50000000 0 0xf000000>; }; '
+                       'low { device_type = "memory"; reg = <0 0x40000000 0 0x10000000>; }; };')
 
 # What loaders and firmware get wrong besides tag storage: a name, device-tree source appended to the good tree, options
 # of the machine, what the console must say, and how it ends: it "stops", it "enters" the guest, the guest's tests pass
@@ -320,13 +323,19 @@ BAD_BOOTS: list[tuple[str, str, list[str], str, str]] = [
      r"error: the ramdisk at 0x41200000\.\.0x41201000 overlaps the kernel at 0x41200000\.\.0x", "stops"),
     ("ramdisk-outside-ram", "&chosen { linux,initrd-start = <0x10000000>; linux,initrd-end = <0x10001000>; };", [],
      r"error: the ramdisk at 0x10000000\.\.0x10001000 is not in RAM", "stops"),
+    ("ramdisk-over-shim", "&chosen { linux,initrd-start = <0x401fffff>; linux,initrd-end = <0x40200001>; };", [],
+     r"error: the ramdisk at 0x401fffff\.\.0x40200001 overlaps the shim at 0x40200000\.\.0x", "stops"),
     ("ramdisk-in-storage", "&chosen { linux,initrd-start = <0x5f001000>; linux,initrd-end = <0x5f002000>; };", [],
      r"warning: tag storage 0x5f000000\.\.0x5ff80000 overlaps the ramdisk at 0x5f001000\.\.0x5f002000: reuse is off",
      "no-reuse"),
-    ("tree-in-storage", '/ { memory@40000000 { reg = <0 0x50000000 0 0xf000000>; }; '
-     'low { device_type = "memory"; reg = <0 0x40000000 0 0x10000000>; }; }; '
-     "&storage0 { reg = <0 0x41000000 0 0x780000>; };", [],
+    ("tree-in-storage", f"{LOW_MEMORY_UNTAGGED} &storage0 {{ reg = <0 0x41000000 0 0x780000>; }};", [],
      r"warning: tag storage 0x41000000\.\.0x41780000 overlaps the device tree at 0x41000000\.\.0x[0-9a-f]+: reuse is off",
+     "no-reuse"),
+    ("shim-in-storage", f"{LOW_MEMORY_UNTAGGED} &storage0 {{ reg = <0 0x40000000 0 0x780000>; }};", [],
+     r"warning: tag storage 0x40000000\.\.0x40780000 overlaps the shim at 0x40200000\.\.0x[0-9a-f]+: reuse is off",
+     "no-reuse"),
+    ("kernel-in-storage", f"{LOW_MEMORY_UNTAGGED} &storage0 {{ reg = <0 0x41100000 0 0x780000>; }};", [],
+     r"warning: tag storage 0x41100000\.\.0x41880000 overlaps the kernel at 0x41200000\.\.0x[0-9a-f]+: reuse is off",
      "no-reuse"),
     ("tree-over-shim", "", ["--tree-offset", "0xa00000"], r"error: the device tree lies within the memory of the shim",
      "stops"),
