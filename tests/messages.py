@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Checks that the documentation explains every message that the shim can print.
+
+Messages are taken from the sources: the format strings of the macros and functions that print, and of the errors that
+they print. What a string fills in is written … in the documentation. Prints one TAP line for each source file.
+
+    python3 tests/messages.py           checks
+    python3 tests/messages.py --list    lists the messages, as the documentation has to have them
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# Where a reader looks them up.
+PAGES = ["docs/boards.md", "docs/device-tree.md", "docs/overlay.md"]
+# Sources whose strings reach the console.
+SOURCES = ["src/main.rs", "src/loaded.rs", "src/options.rs", "src/payload.rs", "src/translation.rs", "src/tags", "src/dtb",
+           "src/boot", "src/el2"]
+CALL = re.compile(r'\b(?:info|warn|error|debug|say|write|writeln|format_args)!\(|\bstop\(|\bwrite_str\(|=> "|=> \{\s*"')
+LITERAL = re.compile(r'"((?:[^"\\]|\\.)*)"', re.S)
+# Pieces of messages that say nothing by themselves.
+LEAST_LETTERS = 8
+
+
+def strings(source: str) -> list[str]:
+    """Returns the strings of a file that are printed, each with … for what is filled in."""
+    code = source.split("#[cfg(test)]")[0]
+    code = re.sub(r"^\s*//.*$", "", code, flags=re.M)
+    found = []
+    for call in CALL.finditer(code):
+        # The string is the first argument, or the second of `write!`.
+        start = call.end() - (1 if call.group().endswith('"') else 0)
+        literal = LITERAL.match(code, start) or re.compile(r'\s*(?:f|port|out|self|format_args!\()?\s*,?\s*"((?:[^"\\]|\\.)*)"',
+                                                          re.S).match(code, start)
+        if literal:
+            found.append(plain(literal[1]))
+    return [text for text in dict.fromkeys(found) if len(re.sub(r"[^A-Za-z]", "", text)) >= LEAST_LETTERS]
+
+
+def plain(literal: str) -> str:
+    """Turns a string literal into what it prints."""
+    text = re.sub(r"\\\n\s*", "", literal).replace('\\"', '"').replace("{{", "{").replace("}}", "}")
+    return re.sub(r"\{[^{}]*\}", "…", text).strip().removeprefix("tagstash: ").removeprefix("…: ")
+
+
+def main() -> int:
+    """Checks, or lists; returns the process's exit status."""
+    files = []
+    for name in SOURCES:
+        path = ROOT / name
+        files += sorted(path.rglob("*.rs")) if path.is_dir() else [path] * path.is_file()
+    pages = " ".join((ROOT / page).read_text() for page in PAGES if (ROOT / page).is_file())
+    pages = re.sub(r"\s+", " ", pages.replace("\\|", "|"))
+    bad, number = 0, 0
+    for file in files:
+        messages = strings(file.read_text())
+        if not messages:
+            continue
+        if "--list" in sys.argv:
+            print(f"{file.relative_to(ROOT)}:", *(f"    {message}" for message in messages), sep="\n")
+            continue
+        number += 1
+        missing = [message for message in messages if message not in pages]
+        bad += bool(missing)
+        print(f"{'not ok' if missing else 'ok'} {number} - {file.relative_to(ROOT)}: {len(messages)} messages are explained")
+        for message in missing:
+            print(f"# not in {', '.join(PAGES)}: {message}")
+    if "--list" not in sys.argv:
+        print(f"1..{number}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
