@@ -51,7 +51,7 @@ pub fn total_size(header: &[u8]) -> Result<usize, TreeError> {
 
 /// Reads `count` cells, big endian, from the front of `bytes`. `None` unless `count` is 1 or 2
 /// and the bytes are there.
-pub(super) fn cells(bytes: &[u8], count: usize) -> Option<u64> {
+pub(crate) fn cells(bytes: &[u8], count: usize) -> Option<u64> {
     match count {
         1 => word(bytes, 0).map(u64::from),
         2 => Some(u64::from(word(bytes, 0)?) << 32 | u64::from(word(bytes, 4)?)),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What can be wrong with a device tree, with the values that are wrong.
 
+use crate::addr::PhysRange;
 use alloc::string::String;
 use core::fmt;
 
@@ -97,12 +98,16 @@ pub enum TreeError {
         /// Length of the range.
         length: u64,
     },
-    /// `/reserved-memory` maps its addresses: `ranges` is not empty (section 3.5).
-    Ranges {
+    /// The node above maps addresses, and has no entry for this range (section 2.3.8).
+    NotMapped {
         /// Path of the node.
         node: String,
-        /// Length of the value.
-        length: usize,
+        /// Name of the property.
+        property: &'static str,
+        /// The range, as the property has it.
+        range: PhysRange,
+        /// Path of the node above, whose `ranges` lacks it.
+        bus: String,
     },
 }
 
@@ -155,9 +160,11 @@ impl fmt::Display for TreeError {
             Self::Wrap { node, property, address, length } => {
                 write!(f, "{node}: {property} {address:#x} + {length:#x} wraps around")
             }
-            Self::Ranges { node, length } => {
-                write!(f, "{node}: ranges has {length} bytes, but must be empty")
-            }
+            Self::NotMapped { node, property, range, bus } => write!(
+                f,
+                "{node}: {property} {range} is in no entry of ranges of {bus}; add one, or make \
+                 ranges empty"
+            ),
         }
     }
 }

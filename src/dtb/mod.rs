@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`blob`] | the structure check that every blob passes first, and the walk over its tokens |
 //! | [`console`] | the serial port, found without a heap |
+//! | [`bus`] | cells and `ranges`: what the addresses of a node's children are to its parent |
 //! | [`node`] | cells, `reg`, `compatible` and `status` of one node |
 //! | [`read`] | all that the boot story needs to know |
 //! | [`patch`] | the guest's copy |
@@ -12,6 +13,7 @@
 //! Section numbers are those of the Devicetree Specification, release 0.4.
 
 pub mod blob;
+pub mod bus;
 pub mod console;
 pub mod error;
 pub mod node;

@@ -61,14 +61,28 @@ impl Cells {
     ///
     /// # Errors
     ///
+    /// Those of [`Cells::pairs`].
+    pub fn ranges(&self, path: &str, value: &[u8]) -> Result<Vec<PhysRange>, TreeError> {
+        self.pairs(path, "reg", value)
+    }
+
+    /// Reads all (address, size) pairs of `value`, which is `property` of the node at `path`.
+    ///
+    /// # Errors
+    ///
     /// [`TreeError::Length`] where the value is empty or no whole number of pairs,
     /// [`TreeError::Wrap`] where a range wraps around.
-    pub fn ranges(&self, path: &str, value: &[u8]) -> Result<Vec<PhysRange>, TreeError> {
+    pub fn pairs(
+        &self,
+        path: &str,
+        property: &'static str,
+        value: &[u8],
+    ) -> Result<Vec<PhysRange>, TreeError> {
         let expected = 4 * (self.address + self.size);
         if value.is_empty() || !value.len().is_multiple_of(expected) {
             return Err(TreeError::Length {
                 node: path.to_string(),
-                property: "reg",
+                property,
                 length: value.len(),
                 expected,
             });
@@ -79,7 +93,7 @@ impl Cells {
             let address = blob::cells(address, self.address).unwrap_or_default();
             let length = blob::cells(length, self.size).unwrap_or_default();
             ranges.push(PhysRange::new(PhysAddr(address), length).ok_or_else(|| {
-                TreeError::Wrap { node: path.to_string(), property: "reg", address, length }
+                TreeError::Wrap { node: path.to_string(), property, address, length }
             })?);
         }
         Ok(ranges)
@@ -87,14 +101,45 @@ impl Cells {
 
     /// Writes `range` as one (address, size) pair; `None` where a number does not fit.
     pub fn encode(&self, range: &PhysRange) -> Option<Vec<u8>> {
-        let mut out = Vec::new();
-        for (number, cells) in [(range.start().0, self.address), (range.len(), self.size)] {
-            match cells {
-                1 => out.extend_from_slice(&u32::try_from(number).ok()?.to_be_bytes()),
-                _ => out.extend_from_slice(&number.to_be_bytes()),
-            }
-        }
+        let mut out = write(range.start().0, self.address)?;
+        out.extend(self.encode_size(range.len())?);
         Some(out)
+    }
+
+    /// Reads a size without an address: `property` of the node at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`TreeError::Length`] where the value is no single size.
+    pub fn read_size(
+        &self,
+        path: &str,
+        property: &'static str,
+        value: &[u8],
+    ) -> Result<u64, TreeError> {
+        let expected = 4 * self.size;
+        match blob::cells(value, self.size).filter(|_| value.len() == expected) {
+            Some(size) => Ok(size),
+            None => Err(TreeError::Length {
+                node: path.to_string(),
+                property,
+                length: value.len(),
+                expected,
+            }),
+        }
+    }
+
+    /// Writes a size without an address; `None` where it does not fit.
+    pub fn encode_size(&self, size: u64) -> Option<Vec<u8>> {
+        write(size, self.size)
+    }
+}
+
+/// Writes a number as one cell or two; `None` where it does not fit.
+fn write(number: u64, cells: usize) -> Option<Vec<u8>> {
+    match cells {
+        1 => Some(u32::try_from(number).ok()?.to_be_bytes().to_vec()),
+        _ => Some(number.to_be_bytes().to_vec()),
     }
 }
 

@@ -2,6 +2,7 @@
 //! The guest's copy of the device tree.
 
 use super::blob::{Blob, MAX_SIZE};
+use super::bus::Bus;
 use super::error::TreeError;
 use super::node::{self, Cells};
 use super::read;
@@ -19,6 +20,9 @@ use fdt::node::FdtNode;
 
 /// `compatible` of the `/hypervisor` node: names the hypercall ABI.
 pub const HYPERVISOR_COMPATIBLE: &str = "tagstash,tagstash-1";
+
+/// Path of the node that reservations are children of.
+const RESERVED_MEMORY: &str = "/reserved-memory";
 
 /// What the guest may not have, and what it is to boot with.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,18 +48,21 @@ pub enum PatchError {
         /// The name.
         name: String,
     },
-    /// The cells of `/reserved-memory` differ from those of the root (section 3.5): kernels
-    /// ignore such a node, and with it every reservation in it.
-    ReservedCells {
-        /// Cells of `/reserved-memory`.
-        found: Cells,
-        /// Cells of the root.
-        root: Cells,
-    },
-    /// A reserved range has more bits than the cells of `/reserved-memory`.
+    /// A reserved range has more bits than the root's cells, which `/reserved-memory` has to have.
     DoesNotFit {
         /// The range.
         range: PhysRange,
+        /// The cells.
+        cells: Cells,
+    },
+    /// A size has more bits than the root's cells.
+    SizeDoesNotFit {
+        /// Path of the node.
+        node: String,
+        /// Name of the property.
+        property: &'static str,
+        /// The size.
+        size: u64,
         /// The cells.
         cells: Cells,
     },
@@ -68,18 +75,17 @@ impl fmt::Display for PatchError {
         match self {
             Self::Tree(error) => error.fmt(f),
             Self::Duplicate { node, name } => write!(f, "{node}: {name} is there twice"),
-            Self::ReservedCells { found, root } => write!(
-                f,
-                "/reserved-memory: #address-cells, #size-cells = {}, {}, but the root has {}, {}",
-                found.address(),
-                found.size(),
-                root.address(),
-                root.size()
-            ),
             Self::DoesNotFit { range, cells } => write!(
                 f,
-                "/reserved-memory: {range} does not fit #address-cells, #size-cells = {}, {}",
+                "/reserved-memory: {range} does not fit #address-cells, #size-cells = {}, {} of \
+                 the root: give the root 2, 2",
                 cells.address(),
+                cells.size()
+            ),
+            Self::SizeDoesNotFit { node, property, size, cells } => write!(
+                f,
+                "{node}: {property} {size:#x} does not fit #size-cells = {} of the root: give the \
+                 root 2",
                 cells.size()
             ),
             Self::TooBig(size) => {
@@ -104,6 +110,10 @@ impl From<TreeError> for PatchError {
 ///   anonymous `no-map` node in `/reserved-memory`, and there only: older kernels refuse a node
 ///   whose range is reserved in another way too, and keep it mapped. So those ranges are cut
 ///   out of the memory reservation block and of all other nodes in `/reserved-memory`.
+/// * `/reserved-memory` gets the root's cells and an empty `ranges`, and its children the same
+///   addresses in those terms. Kernels read them as CPU addresses whatever `ranges` says, and
+///   pass over a node with other cells, and with it every reservation in it. Written like this
+///   the tree says one thing to a kernel that translates and to one that does not.
 /// * `bootargs`, `linux,initrd-start` and `linux,initrd-end` are set.
 /// * `/hypervisor` names the shim. One that is there already is replaced: its calls would come
 ///   to the shim, which does not answer them.
@@ -122,16 +132,15 @@ pub fn guest_tree(blob: &[u8], plan: &GuestPlan<'_>) -> Result<Vec<u8>, PatchErr
     if let Some((node, name)) = duplicate(root, "/") {
         return Err(PatchError::Duplicate { node, name });
     }
-    if let Some(found) = fdt.find_node("/reserved-memory") {
-        let found = Cells::of(found, "/reserved-memory", Some(root_cells))?;
-        if found != root_cells {
-            return Err(PatchError::ReservedCells { found, root: root_cells });
-        }
-    }
+    let bus = match fdt.find_node(RESERVED_MEMORY) {
+        Some(reserved) => Bus::of(reserved, RESERVED_MEMORY, root_cells)?,
+        None => Bus::transparent(root_cells),
+    };
 
     // Compact has written what `Fdt::new` would check, except for its narrower rules for names.
     let mut tree = DeviceTree::from_fdt(&dtoolkit::fdt::Fdt::new_unchecked(&compact));
     remove_tag_storage(&mut tree.root);
+    straighten(&mut tree, &bus, root_cells)?;
     reserve(&mut tree, &merged(plan.no_map), root_cells)?;
     choose(&mut tree.root, plan);
     announce(&mut tree.root);
@@ -163,6 +172,62 @@ fn remove_tag_storage(parent: &mut DeviceTreeNode) {
     }
 }
 
+/// Rewrites the children of `/reserved-memory`, whose addresses are those of `bus`, to CPU
+/// addresses in the root's cells.
+fn straighten(tree: &mut DeviceTree, bus: &Bus, cells: Cells) -> Result<(), PatchError> {
+    let reserved = child_or_new(&mut tree.root, "reserved-memory");
+    if *bus == Bus::transparent(cells) {
+        return Ok(());
+    }
+    set(reserved, "ranges", [0u8; 0]);
+    let names: Vec<String> = reserved.children().map(|child| child.name().to_string()).collect();
+    for name in names {
+        let path = format!("{RESERVED_MEMORY}/{name}");
+        let Some(child) = reserved.child_mut(&name) else { continue };
+        let result = straighten_child(child, &path, bus, cells);
+        // Nobody reads a disabled node, and what is wrong in it is nobody's trouble.
+        if enabled(child) {
+            result?;
+        }
+    }
+    Ok(())
+}
+
+/// Rewrites the addresses and sizes of one child (Linux's reserved-memory binding).
+fn straighten_child(
+    child: &mut DeviceTreeNode,
+    path: &str,
+    bus: &Bus,
+    cells: Cells,
+) -> Result<(), PatchError> {
+    for property in ["reg", "alloc-ranges"] {
+        let Some(found) = child.property_mut(property) else { continue };
+        let mut value = Vec::new();
+        for range in bus.ranges(RESERVED_MEMORY, path, property, (&*found).value())? {
+            value.extend(encode(&range, cells)?);
+        }
+        found.set_value(value);
+    }
+    for property in ["size", "alignment"] {
+        let Some(found) = child.property_mut(property) else { continue };
+        let size = bus.cells().read_size(path, property, (&*found).value())?;
+        let node = || path.to_string();
+        found.set_value(cells.encode_size(size).ok_or_else(|| PatchError::SizeDoesNotFit {
+            node: node(),
+            property,
+            size,
+            cells,
+        })?);
+    }
+    Ok(())
+}
+
+/// Says whether the node is there for use, as [`node::okay`] does.
+fn enabled(node: &DeviceTreeNode) -> bool {
+    Node::property(&node, "status")
+        .is_none_or(|status| matches!(node::text(status.value()), Some("okay" | "ok")))
+}
+
 /// Takes `holes` out of every reservation and makes a `no-map` node of each.
 fn reserve(tree: &mut DeviceTree, holes: &[PhysRange], cells: Cells) -> Result<(), PatchError> {
     let mut kept = Vec::new();
@@ -186,11 +251,10 @@ fn reserve(tree: &mut DeviceTree, holes: &[PhysRange], cells: Cells) -> Result<(
     }
     let names: Vec<String> = reserved.children().map(|child| child.name().to_string()).collect();
     for name in names {
-        let path = format!("/reserved-memory/{name}");
+        let path = format!("{RESERVED_MEMORY}/{name}");
         let Some(child) = reserved.child_mut(&name) else { continue };
         // Kernels pass over a disabled node, and so does the reader.
-        let enabled = Node::property(&&*child, "status")
-            .is_none_or(|status| matches!(node::text(status.value()), Some("okay" | "ok")));
+        let enabled = enabled(child);
         let Some(reg) = child.property_mut("reg").filter(|_| enabled) else { continue };
         let ranges = cells.ranges(&path, (&*reg).value())?;
         if !ranges.iter().any(|range| holes.iter().any(|hole| hole.overlaps(range))) {

@@ -6,6 +6,7 @@ pub use super::console::{Console, ConsoleKind, console};
 pub use super::error::TreeError;
 
 use super::blob::{self, Blob};
+use super::bus::Bus;
 use super::node::{self, Cells};
 use crate::addr::{PhysAddr, PhysRange};
 use crate::tags::binding;
@@ -26,8 +27,9 @@ pub struct BootTree {
     /// All other reserved ranges: the memory reservation block (section 5.3) and `reg` of the
     /// other enabled children of `/reserved-memory`, tag storage left out.
     pub reserved: Vec<PhysRange>,
-    /// `reg` of the enabled tag-storage nodes of any dialect, as far as it can be read. For the
-    /// case that [`binding::regions`] refuses them: no guest may use this memory even so.
+    /// `reg` of the enabled tag-storage nodes of any dialect, wherever they stand, as far as it
+    /// can be read. For the case that [`binding::regions`] refuses them: no guest may use this
+    /// memory even so. Whoever hides it hides all pages that it touches.
     pub tag_storage: Vec<PhysRange>,
     /// The serial port that `stdout-path` of `/chosen` names.
     pub console: Option<Console>,
@@ -141,15 +143,13 @@ fn read_reserved(
     tree: &mut BootTree,
 ) -> Result<(), TreeError> {
     let path = "/reserved-memory";
-    if let Some(ranges) = reserved.property("ranges").filter(|ranges| !ranges.value.is_empty()) {
-        return Err(TreeError::Ranges { node: path.to_string(), length: ranges.value.len() });
-    }
-    let cells = Cells::of(reserved, path, Some(root_cells))?;
+    let bus = Bus::of(reserved, path, root_cells)?;
     let others = |child: &FdtNode<'_, '_>| {
         node::okay(*child) && !node::is_compatible(*child, binding::COMPATIBLE)
     };
     for child in reserved.children().filter(others) {
-        let ranges = node::reg(child, &node::path(path, child), cells)?;
+        let Some(reg) = child.property("reg") else { continue };
+        let ranges = bus.ranges(path, &node::path(path, child), "reg", reg.value)?;
         match child.property("no-map") {
             Some(_) => tree.no_map.extend(ranges),
             None => tree.reserved.extend(ranges),
