@@ -292,6 +292,36 @@ pub fn virt() -> Tree {
         )
 }
 
+/// The same board in the dialect of versions 1 and 2 of the Linux patches: the node is a child
+/// of the root, and its storage lies in no memory node.
+pub fn virt_v1() -> Tree {
+    let mut tree = virt();
+    tree.remove("memory@7e000000");
+    tree.at("reserved-memory").remove("tags@7e000000");
+    tree.child(
+        node("metadata@7e000000")
+            .with("compatible", "arm,mte-tag-storage")
+            .with("reg", Reg(0x7e00_0000, 0x1f0_0000))
+            .with("block-size", [0x1000u32])
+            .with("memory", [0x8001u32]),
+    )
+}
+
+/// The same board in Google's dialect, with one memory node for all of RAM, as boot loaders
+/// that rewrite memory nodes leave it.
+pub fn virt_google() -> Tree {
+    let mut tree = virt();
+    tree.remove("memory@7e000000");
+    let memory = tree.at("memory@40000000");
+    memory.unset("phandle");
+    memory.set("reg", Reg(0x4000_0000, 0x4000_0000));
+    let tags = tree.at("reserved-memory/tags@7e000000");
+    tags.unset("tagged-memory");
+    tags.unset("block-size");
+    tags.set("storage-base", [0u32, 0x4000_0000]);
+    tree
+}
+
 /// The FVP's memory and tag storage as the Linux patches describe them: two regions, storage
 /// of both above both.
 pub fn fvp() -> Tree {
