@@ -149,7 +149,24 @@ def layout_block8k(start: int, ram: int) -> Layout:
     return Layout([region], [(start, skipped), (base + length, ram - skipped - length)])
 
 
-LAYOUTS = {"one": layout_one, "two": layout_two, "crossed": layout_crossed, "block8k": layout_block8k}
+def layout_block12k(start: int, ram: int) -> Layout:
+    """Blocks of 12 KiB: no power of two, and 384 KiB of data each, so that no two blocks lie alike in the address space.
+
+    Tagged memory begins 4 KiB after the start of RAM, and the storage a page after a multiple of the block size.
+    """
+    block = 12 * KIB
+    span = block * DATA_PER_TAG_BYTE
+    skipped = 4 * KIB
+    carve = ram // DATA_PER_TAG_BYTE
+    length = (ram - carve - skipped) // span * span
+    base = start + skipped
+    storage = -(-(start + ram - carve) // block) * block + 4 * KIB
+    region = Region(base, length, storage, block)
+    return Layout([region], [(start, skipped), (base + length, ram - skipped - length)])
+
+
+LAYOUTS = {"one": layout_one, "two": layout_two, "crossed": layout_crossed, "block8k": layout_block8k,
+           "block12k": layout_block12k}
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -244,8 +261,13 @@ class Module:
 def tree_source(dumped: str, layout: Layout, modules: list[Module], extra: str) -> str:
     """Adds tag storage, memory nodes and modules to QEMU's own device tree.
 
-    Labels for the extra text's use: tagmem0, tagmem1 (memory nodes), storage0, storage1, chosen, reserved.
+    Labels for the extra text's use: tagmem0, tagmem1 (memory nodes), storage0, storage1, chosen, reserved. Its lines that
+    begin with /memreserve/ go to the top, where they must stand.
     """
+    reserve = re.compile(r"^/memreserve/.*;$\n?", re.M)
+    reservations = "\n".join(line.strip() for line in reserve.findall(extra))
+    dumped = dumped.replace("/dts-v1/;", f"/dts-v1/;\n{reservations}", 1)
+    extra = reserve.sub("", extra)
     parts = [dumped, "\n/ {\n"]
     # QEMU's node covers all of RAM, and a region's tagged memory has to be a node of its own.
     for name in dict.fromkeys(re.findall(r"^\t(memory@[0-9a-f]+|memory) \{", dumped, re.M)):
@@ -733,7 +755,8 @@ def parse_options() -> argparse.Namespace:
     add("--plain", action="store_true", help="QEMU's own machine: no tag storage, no aliasing")
     add("--layout", choices=sorted(LAYOUTS), default="one",
         help="aliased machine: one region; two regions, storage at the top; two regions whose storage lies in the other's "
-             "half (crossed); one region with 8 KiB blocks off their natural alignment (block8k). Default: one")
+             "half (crossed); one region with 8 KiB blocks off their natural alignment (block8k), or with 12 KiB blocks "
+             "(block12k). Default: one")
     add("--board", choices=["virt", "versal"], default="virt",
         help="QEMU's virt machine, or its Xilinx Versal board: two Cortex-A72, RAM from 0 on, no MTE (with --plain). "
              "Default: virt")
@@ -758,8 +781,8 @@ def parse_options() -> argparse.Namespace:
     add("--el", type=int, choices=[1, 2, 3], default=2, help="exception level at which the image is entered (default 2)")
     add("--no-mte", action="store_true", help="leave MTE out (with --plain)")
     add("--icount", action="store_true", help="count instructions exactly (1 CPU only)")
-    add("--dts-append", type=Path, metavar="FILE", help="device-tree source appended last, to break a rule on purpose; "
-        "labels: tagmem0, tagmem1, storage0, storage1, reserved, chosen")
+    add("--dts-append", type=Path, metavar="FILE", help="device-tree source appended last, to break a rule on purpose or to "
+        "write another dialect; labels: tagmem0, tagmem1, storage0, storage1, reserved, chosen")
     add("--dts-out", type=Path, metavar="FILE", help="keep the device-tree source that was used")
     add("--ram-dir", type=Path, metavar="DIR", help="where the file behind guest RAM goes (default: /dev/shm if it is large "
         "enough, else build/)")

@@ -285,7 +285,61 @@ BROKEN_TREES: list[tuple[str, str, str]] = [
      r"/tag-storage@5f000000: reg.*0x50000000"),
     ("storage-outside-memory", "&storage0 { reg = <0x1 0x00000000 0x0 0xf80000>; };",
      r"/tag-storage@5f000000: reg.*0x100000000"),
+    ("two-dialects", "&storage0 { storage-base = <0x40000000>; };",
+     r"/tag-storage@5f000000: tagged-memory says Linux RFC v3, storage-base says Google: remove one"),
+    ("no-dialect-at-root", "/delete-node/ &storage0; / { tags { compatible = \"arm,mte-tag-storage\"; }; };",
+     r"/tags: tagged-memory is missing, and so are memory and storage-base"),
+    ("ranges-without-entry", "&reserved { ranges = <0x0 0x40000000 0x0 0x40000000 0x0 0x1f001000>; };",
+     r"/tag-storage@5f000000: reg 0x5f000000\.\.0x5ff80000 is in no entry of ranges"),
+    ("under-a-bus", "/delete-node/ &storage0; / { bus { #address-cells = <2>; #size-cells = <2>; ranges = <0x0 0x0 0x0 "
+     "0x50000000 0x0 0x20000000>; tags { compatible = \"arm,mte-tag-storage\"; reg = <0x0 0xf000000 0x0 0xf80000>; "
+     "block-size = <0x1000>; tagged-memory = <&tagmem0>; }; }; };",
+     r"/bus/tags: compatible arm,mte-tag-storage with tagged-memory \(Linux RFC v3\), but no child of /reserved-memory"),
+    ("v1-misplaced", "&storage0 { /delete-property/ tagged-memory; memory = <&tagmem0>; };",
+     r"/tag-storage@5f000000: .* with memory \(Linux RFC v1/v2\), but no child of the root"),
+    ("v1-dangling", "/delete-node/ &storage0; / { metadata@5f000000 { compatible = \"arm,mte-tag-storage\"; "
+     "reg = <0x0 0x5f000000 0x0 0xf80000>; block-size = <0x1000>; memory = <0x7777>; }; };",
+     r"/metadata@5f000000: memory 0x7777 is no node's phandle"),
+    ("google-unaligned", "&storage0 { /delete-property/ tagged-memory; storage-base = <0x0 0x40000800>; };",
+     r"/tag-storage@5f000000: storage-base: tagged memory 0x40000800\.\.0x5f000800 is not aligned"),
+    ("google-outside-memory", "&storage0 { /delete-property/ tagged-memory; storage-base = <0x0 0x30000000>; };",
+     r"/tag-storage@5f000000: storage-base 0x30000000\.\.0x4f000000 does not lie in memory nodes: 0x30000000"),
+    ("google-no-mte", "&storage0 { /delete-property/ tagged-memory; storage-base = <0x0 0x40000000>; }; "
+     "&tagmem0 { arm,no-mte; };",
+     r"/tag-storage@5f000000: storage-base 0x40000000\.\.0x5f000000 overlaps /memory@40000000, which says arm,no-mte"),
 ]
+
+# Good trees: a name, options of run.py, device-tree source appended to the tree of Linux RFC v3. The harness finds real tags
+# where it is told that the storage is, so a region that is read wrongly fails it.
+DIALECTS: list[tuple[str, list[str], str]] = [
+    # The storage in no memory node, as the kernels of that dialect add it themselves.
+    ("v1", [], "/delete-node/ &storage0; / { /delete-node/ memory@5f000000; metadata@5f000000 { "
+     "compatible = \"arm,mte-tag-storage\"; reg = <0x0 0x5f000000 0x0 0xf80000>; block-size = <0x1000>; "
+     "memory = <&tagmem0>; }; };"),
+    # One memory node for all of RAM, as boot loaders leave it that rewrite memory nodes.
+    ("google", ["--cpus", "2"], "/delete-node/ &storage0; /delete-node/ &tagmem0; / { /delete-node/ memory@5f000000; memory { "
+     "device_type = \"memory\"; reg = <0x0 0x40000000 0x0 0x20000000>; }; }; &reserved { tags@0 { "
+     "compatible = \"arm,mte-tag-storage\"; reg = <0x0 0x5f000000 0x0 0xf80000>; storage-base = <0x0 0x40000000>; }; };"),
+    ("google-numa", ["--layout", "two", "--cpus", "2"], "&tagmem0 { numa-node-id = <0>; arm,mte-alloc; }; "
+     "&tagmem1 { numa-node-id = <1>; arm,mte-alloc; }; &storage0 { /delete-property/ tagged-memory; "
+     "/delete-property/ block-size; storage-base = <0x0 0x40000000>; }; &storage1 { /delete-property/ tagged-memory; "
+     "/delete-property/ block-size; storage-base = <0x0 0x4f800000>; }; / { memory@5f000000 { numa-node-id = <0>; "
+     "arm,no-mte; }; };"),
+    ("memreserve", [], "/memreserve/ 0x5f100000 0x200000;\n/memreserve/ 0x5eff0000 0x20000;"),
+    ("ranges", [], "&reserved { #address-cells = <1>; #size-cells = <1>; ranges = <0x0 0x0 0x40000000 0x20000000>; }; "
+     "&storage0 { reg = <0x1f000000 0xf80000>; };"),
+    ("block12k", ["--layout", "block12k", "--cpus", "2"], ""),
+    ("numa", ["--layout", "crossed", "--cpus", "2"], "&tagmem0 { numa-node-id = <0>; }; &tagmem1 { numa-node-id = <1>; };"),
+]
+
+
+def dialect_steps() -> Iterator[Step]:
+    """Runs the harness on good trees of every dialect."""
+    for name, options, source in DIALECTS:
+        file = BUILD / "dialects" / f"{name}.dts"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source + "\n")
+        yield machine(f"dialect-{name}", 150, "", read_tap, *options, "--dts-append", str(file))
 
 
 def broken_steps() -> Iterator[Step]:
@@ -456,6 +510,8 @@ SUITES = [
     Suite("boot", "what loaders and firmware get wrong: a message, and a stop or a boot", boot_steps, needs_firmware=True),
     Suite("addresses", "several load addresses, RAM bases and boards", address_steps, needs_firmware=True),
     Suite("cpus", "several CPU models, with MTE and without", cpu_steps, needs_firmware=True),
+    Suite("dialects", "good device trees of every dialect, with ranges, reservations, NUMA and 12 KiB blocks", dialect_steps,
+          needs_firmware=True),
     Suite("entry", "entered at EL1 or EL3: a message, and a stop", entry_steps, needs_firmware=True),
 ]
 

@@ -75,6 +75,27 @@ fn trees() -> Vec<(&'static str, Tree)> {
     (0..MAX_ITEMS / MAX_DEPTH / 4).for_each(|index| chains.add(chain(index)));
     let mut boards = virt();
     boards.add(chain(0));
+    // Long paths to many nodes.
+    let mut long = (0..MAX_ITEMS / 4).fold(node(&"b".repeat(250)), |parent, index| {
+        parent.child(node(&format!("{index:x}")).with("compatible", "arm,mte-tag-storage"))
+    });
+    for _ in 0..MAX_DEPTH - 4 {
+        long = node(&"a".repeat(250)).child(long);
+    }
+    // Entries of `ranges` in the fewest bytes.
+    let mut mapped = root().with("#address-cells", [1u32]);
+    let entries: Vec<u32> = (0..MAX_ITEMS as u32).flat_map(|index| [index, index, 1]).collect();
+    let reserved = node("reserved-memory").with("#address-cells", [1u32]);
+    let reserved = reserved.with("#size-cells", [1u32]).with("ranges", entries.as_slice());
+    mapped.add(reserved.child(node("a").with("reg", [1u32, 1])));
+    // Ranges of memory in the fewest bytes, none next to another.
+    let entries: Vec<u32> =
+        (0..MAX_ITEMS as u32 * 2).flat_map(|index| [index << 13, 0x1000]).collect();
+    let mut scattered = node("").with("#address-cells", [1u32]).with("#size-cells", [1u32]);
+    scattered.add(node("memory").with("device_type", "memory").with("reg", entries.as_slice()));
+    let tags = node("tags").with("compatible", "arm,mte-tag-storage");
+    let tags = tags.with("reg", [0u32, 0x1000]).with("storage-base", [0x2000u32]);
+    scattered.add(node("reserved-memory").with("ranges", ()).child(tags));
     vec![
         ("virt", virt()),
         ("fvp", fvp()),
@@ -83,6 +104,9 @@ fn trees() -> Vec<(&'static str, Tree)> {
         ("nodes", nodes),
         ("properties", properties),
         ("chains", chains),
+        ("long paths", root().child(long)),
+        ("ranges", mapped),
+        ("memory", scattered),
     ]
 }
 

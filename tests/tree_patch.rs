@@ -10,7 +10,7 @@ use tagstash::addr::{PhysAddr, PhysRange};
 use tagstash::dtb::patch::{GuestPlan, PatchError, guest_tree};
 use tagstash::dtb::read::{BootTree, TreeError, read};
 use tagstash::tags::binding::regions;
-use trees::{Reg, Tree, fvp, node, virt};
+use trees::{Reg, Tree, fvp, node, virt, virt_google, virt_v1};
 
 const STORAGE: (u64, u64) = (0x7e00_0000, 0x1f0_0000);
 const SHIM: (u64, u64) = (0x4020_0000, 0x20_0000);
@@ -223,6 +223,83 @@ fn what_is_not_mapped_is_reserved_by_its_node_only() {
     assert!(flat(&new).contains_key("/reserved-memory/off:reg"));
 }
 
+/// Reservations over a part of the storage, which firmware makes so that nobody uses it, in the
+/// memory reservation block and as nodes, in every dialect.
+#[test]
+fn storage_of_every_dialect_is_reserved_by_its_node_only() {
+    for mut tree in [virt(), virt_v1(), virt_google()] {
+        let belt = node("belt").with("reg", Reg(0x7df0_0000, 0x20_0000)).with("no-map", ());
+        tree.at("reserved-memory").add(belt);
+        let reservations = [(0x7d00_0000, 0x200_0000), (0x7e80_0000, 0x1000)];
+        let blob = tree.flatten(&reservations, false);
+        let storage: Vec<(u64, u64)> = read(&blob)
+            .unwrap()
+            .tag_storage
+            .iter()
+            .map(|range| (range.start().0, range.len()))
+            .collect();
+        assert_eq!(storage, [STORAGE]);
+        let new = patch_blob(&blob, &storage);
+        let guest = read(&new).unwrap();
+        let reserved = [(0x7d00_0000, 0x100_0000), (0x5000_0000, 0x1_0000)];
+        assert_eq!(guest.reserved, reserved.map(range));
+        let no_map = [(0x7ff0_0000, 0x10_0000), (0x7df0_0000, 0x10_0000), STORAGE];
+        assert_eq!(guest.no_map, no_map.map(range));
+        assert_eq!((guest.tag_storage, regions(&new)), (vec![], Ok(vec![])));
+    }
+}
+
+/// Linux takes what is in `/reserved-memory` for CPU addresses in the root's cells, and others
+/// translate: the copy means the same to both.
+#[test]
+fn reserved_memory_gets_cpu_addresses_in_the_roots_cells() {
+    let mut tree = virt();
+    let reserved = tree.at("reserved-memory");
+    reserved.set("#address-cells", [1u32]);
+    reserved.set("#size-cells", [1u32]);
+    reserved.set("ranges", [0u32, 0, 0x4000_0000, 0x4000_0000, 0x8000_0000, 9, 0, 0x1000]);
+    // What is wrong in a node that goes, or that is disabled, is no matter.
+    reserved.at("tags@7e000000").set("reg", [1u32]);
+    reserved.at("secure@7ff00000").set("reg", [0x3ff0_0000u32, 0x10_0000]);
+    reserved.at("buffer@50000000").set("reg", [0x1000_0000u32, 0x1_0000, 0x8000_0000, 0x1000]);
+    reserved.at("buffer@50000000").set("phandle", [77u32]);
+    reserved.at("pool").set("size", [0x10_0000u32]);
+    reserved.at("pool").set("alignment", [0x2000u32]);
+    reserved.at("pool").set("alloc-ranges", [0x2000_0000u32, 0x1000_0000]);
+    reserved.add(node("off").with("reg", [0xf000_0000u32, 1]).with("status", "disabled"));
+    let old = tree.blob();
+    let new = patch(&tree, &[STORAGE, SHIM]);
+    let properties = flat(&new);
+    let property = |name: &str| properties[&format!("/reserved-memory{name}")].clone();
+    assert_eq!(property(":#address-cells"), [0, 0, 0, 2]);
+    assert_eq!(property(":#size-cells"), [0, 0, 0, 2]);
+    assert_eq!(property(":ranges"), []);
+    assert_eq!(property("/secure@7ff00000:reg"), cells(&[0x7ff0_0000, 0x10_0000]));
+    assert_eq!(
+        property("/buffer@50000000:reg"),
+        cells(&[0x5000_0000, 0x1_0000, 0x9_0000_0000, 0x1000])
+    );
+    assert_eq!(property("/buffer@50000000:phandle"), [0, 0, 0, 77]);
+    assert_eq!(property("/pool:size"), cells(&[0x10_0000]));
+    assert_eq!(property("/pool:alignment"), cells(&[0x2000]));
+    assert_eq!(property("/pool:alloc-ranges"), cells(&[0x6000_0000, 0x1000_0000]));
+    assert_eq!(property("/reserved@40200000:reg"), cells(&[SHIM.0, SHIM.1]));
+    assert_eq!(property("/reserved@7e000000:reg"), cells(&[STORAGE.0, STORAGE.1]));
+    let (before, after) = (read(&old).unwrap(), read(&new).unwrap());
+    assert_eq!(after.reserved, before.reserved);
+    assert_eq!(after.no_map, [before.no_map, vec![range(SHIM), range(STORAGE)]].concat());
+    assert_eq!(flat(&patch_blob(&new, &[STORAGE, SHIM])), properties);
+
+    // From two cells to one, where the numbers fit.
+    let mut tree = node("").with("#address-cells", [1u32]).with("#size-cells", [1u32]);
+    let buffer = node("buffer").with("reg", Reg(0x5000_0000, 0x1000));
+    let reserved = node("reserved-memory").with("#address-cells", [2u32]);
+    tree.add(reserved.with("#size-cells", [2u32]).with("ranges", ()).child(buffer));
+    let properties = flat(&patch(&tree, &[]));
+    let expected = [0x5000_0000u32.to_be_bytes(), 0x1000u32.to_be_bytes()].concat();
+    assert_eq!(properties["/reserved-memory/buffer:reg"], expected);
+}
+
 #[test]
 fn ranges_that_overlap_or_touch_become_one_node_and_names_do_not_collide() {
     let mut tree = virt();
@@ -294,7 +371,28 @@ fn p9_what_cannot_be_patched_is_named_with_its_values() {
     let cases: &[(Break, &str)] = &[
         (
             |tree| tree.at("reserved-memory").set("#address-cells", [1u32]),
-            "/reserved-memory: #address-cells, #size-cells = 1, 2, but the root has 2, 2",
+            "/reserved-memory/secure@7ff00000: reg has 16 bytes where 12 make an entry",
+        ),
+        (
+            |tree| {
+                tree.at("reserved-memory").set("#size-cells", [1u32]);
+                tree.at("reserved-memory/secure@7ff00000").set("reg", [0, 0x7ff0_0000u32, 1]);
+                tree.at("reserved-memory/buffer@50000000").set("reg", [0, 0x5000_0000u32, 1]);
+            },
+            "/reserved-memory/pool: size has 8 bytes where 4 make an entry",
+        ),
+        (
+            |tree| tree.at("reserved-memory").set("ranges", [0u32, 0, 0, 0, 0, 0x7ff0_0000]),
+            "/reserved-memory/secure@7ff00000: reg 0x7ff00000..0x80000000 is in no entry of \
+             ranges of /reserved-memory; add one, or make ranges empty",
+        ),
+        (
+            |tree| {
+                tree.at("reserved-memory").set("ranges", [0u32, 0, 0, 0, 1, 0]);
+                tree.at("reserved-memory/pool").set("alloc-ranges", Reg(0xffff_f000, 0x2000));
+            },
+            "/reserved-memory/pool: alloc-ranges 0xfffff000..0x100001000 is in no entry of ranges \
+             of /reserved-memory; add one, or make ranges empty",
         ),
         (
             |tree| tree.at("reserved-memory").set("#size-cells", [3u32]),
@@ -323,7 +421,18 @@ fn p9_what_cannot_be_patched_is_named_with_its_values() {
     let plan = GuestPlan { no_map: &[range((0x1_0000_0000, 0x1000))], ..GuestPlan::default() };
     assert_eq!(
         guest_tree(&tree.blob(), &plan).unwrap_err().to_string(),
-        "/reserved-memory: 0x100000000..0x100001000 does not fit #address-cells, #size-cells = 1, 1"
+        "/reserved-memory: 0x100000000..0x100001000 does not fit #address-cells, #size-cells = 1, \
+         1 of the root: give the root 2, 2"
+    );
+    let pool = node("pool").with("size", [1u32, 0]);
+    let reserved = node("reserved-memory").with("#address-cells", [2u32]);
+    let reserved = reserved.with("#size-cells", [2u32]).with("ranges", ()).child(pool);
+    assert_eq!(
+        guest_tree(&tree.clone().child(reserved).blob(), &GuestPlan::default())
+            .unwrap_err()
+            .to_string(),
+        "/reserved-memory/pool: size 0x100000000 does not fit #size-cells = 1 of the root: give \
+         the root 2"
     );
     let bootargs = "x".repeat(2 << 20);
     let plan = GuestPlan { bootargs: Some(&bootargs), ..GuestPlan::default() };

@@ -7,7 +7,8 @@ use tagstash::addr::{PhysAddr, PhysRange};
 use tagstash::dtb::read::{
     BootTree, Conduit, Console, ConsoleKind, Module, TreeError, console, read, total_size,
 };
-use trees::{Reg, Tree, fvp, node, virt};
+use tagstash::tags::binding::regions;
+use trees::{Reg, Tree, fvp, node, virt, virt_google, virt_v1};
 
 fn range(start: u64, length: u64) -> PhysRange {
     PhysRange::new(PhysAddr(start), length).unwrap()
@@ -72,6 +73,71 @@ fn tag_storage_is_listed_in_every_dialect_however_wrong_and_not_as_reserved() {
     assert_eq!(read.tag_storage, storage.map(|(start, length)| range(start, length)));
     assert_eq!((read.no_map, read.reserved), (vec![], vec![]));
     assert_eq!(read.memory.len(), 3);
+}
+
+/// Storage is listed for all dialects, in CPU addresses, from places where no dialect has it, and
+/// also where the binding refuses it.
+#[test]
+fn tag_storage_is_listed_wherever_it_stands() {
+    for tree in [virt(), virt_v1(), virt_google()] {
+        let read = read(&tree.blob()).unwrap();
+        assert_eq!(read.tag_storage, [range(0x7e00_0000, 0x1f0_0000)]);
+        assert!(!read.no_map.contains(&range(0x7e00_0000, 0x1f0_0000)));
+    }
+    let tags = |address, length| {
+        node("tags").with("compatible", "arm,mte-tag-storage").with("reg", [address, length])
+    };
+    let mut tree = virt();
+    tree.at("reserved-memory").remove("tags@7e000000");
+    // Two buses that map, the outer one only a part of what the inner one does.
+    let inner = node("inner")
+        .with("#address-cells", [1u32])
+        .with("#size-cells", [1u32])
+        .with("ranges", [0u32, 0x1000_0000, 0x100_0000, 0x800_0000, 0x3000_0000, 0x1000])
+        .child(tags(0x1000u32, 0x2000))
+        .child(tags(0x0800_0000, 0x1000).renamed("unmapped"))
+        .child(tags(0x0900_0000, 0x1000).renamed("as-it-is"));
+    let soc = node("soc")
+        .with("#address-cells", [1u32])
+        .with("#size-cells", [1u32])
+        .with("ranges", [0x1000_0000u32, 8, 0x4000_0000, 0x2000_0000])
+        .child(inner);
+    tree.add(soc);
+    // A bus whose `ranges` is malformed, and one whose cells are: nothing can be read there.
+    let bad = node("bad").with("#address-cells", [1u32]).with("#size-cells", [1u32]);
+    tree.add(bad.with("ranges", [1u32]).child(tags(0x5000_0000, 0x1000)));
+    tree.add(node("worse").with("#address-cells", [3u32]).child(tags(0x5100_0000, 0x1000)));
+    let found = read(&tree.blob()).unwrap();
+    let expected = [
+        (0x8_4000_1000, 0x2000),
+        (0x3000_0000, 0x1000),
+        (0x0900_0000, 0x1000),
+        (0x5000_0000, 0x1000),
+    ];
+    assert_eq!(found.tag_storage, expected.map(|(start, length)| range(start, length)));
+    assert!(regions(&tree.blob()).is_err());
+}
+
+/// `/reserved-memory` may have cells of its own and map its addresses.
+#[test]
+fn reserved_memory_is_read_through_its_ranges() {
+    let mut tree = virt();
+    let reserved = tree.at("reserved-memory");
+    reserved.set("#address-cells", [1u32]);
+    reserved.set("#size-cells", [1u32]);
+    reserved.set("ranges", [0u32, 0, 0x4000_0000, 0x4000_0000, 0x8000_0000, 9, 0, 0x1000]);
+    reserved.at("tags@7e000000").set("reg", [0x3e00_0000u32, 0x1f0_0000]);
+    reserved.at("secure@7ff00000").set("reg", [0x3ff0_0000u32, 0x10_0000]);
+    reserved.at("buffer@50000000").set("reg", [0x1000_0000u32, 0x1_0000, 0x8000_0000, 0x1000]);
+    let found = read(&tree.blob()).unwrap();
+    assert_eq!(found.tag_storage, [range(0x7e00_0000, 0x1f0_0000)]);
+    assert_eq!(found.no_map, [range(0x7ff0_0000, 0x10_0000)]);
+    assert_eq!(found.reserved, [range(0x5000_0000, 0x1_0000), range(0x9_0000_0000, 0x1000)]);
+    // A tag-storage node outside all entries is refused, and listed as Linux would reserve it.
+    tree.at("reserved-memory/tags@7e000000").set("reg", [0x7e00_0000u32, 0x1f0_0000]);
+    let found = read(&tree.blob()).unwrap();
+    assert_eq!(found.tag_storage, [range(0x7e00_0000, 0x1f0_0000)]);
+    assert!(regions(&tree.blob()).is_err());
 }
 
 #[test]
@@ -264,7 +330,12 @@ fn p9_wrong_nodes_are_named_with_property_and_value() {
         ),
         (
             |tree| tree.at("reserved-memory").set("ranges", [0u32]),
-            "/reserved-memory: ranges has 4 bytes, but must be empty",
+            "/reserved-memory: ranges has 4 bytes where 24 make an entry",
+        ),
+        (
+            |tree| tree.at("reserved-memory").set("ranges", [0u32, 0, 0, 0, 0, 0x7ff0_0000]),
+            "/reserved-memory/secure@7ff00000: reg 0x7ff00000..0x80000000 is in no entry of \
+             ranges of /reserved-memory; add one, or make ranges empty",
         ),
         (
             |tree| tree.at("reserved-memory/secure@7ff00000").set("reg", [0u32]),

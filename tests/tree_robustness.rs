@@ -7,9 +7,10 @@ mod trees;
 use std::panic::catch_unwind;
 use tagstash::addr::{PhysAddr, PhysRange};
 use tagstash::dtb::patch::{GuestPlan, guest_tree};
-use tagstash::dtb::read::{console, read, total_size};
+use tagstash::dtb::read::{BootTree, console, read, total_size};
 use tagstash::tags::binding::regions;
-use trees::{Tree, fvp, node, virt};
+use tagstash::tags::geometry::{MAX_REGIONS, Region};
+use trees::{Reg, Tree, fvp, node, virt, virt_google, virt_v1};
 
 /// Cases of each test.
 const CASES: u32 = 20_000;
@@ -65,6 +66,9 @@ fn exercise(blob: &[u8], tally: &mut Tally) {
         panic!("a blob panicked its reader: {blob:02x?}");
     };
     tally.console += u32::from(console.is_some());
+    if let (Ok(regions), Ok(boot)) = (&regions, &boot) {
+        check_regions(regions, boot);
+    }
     tally.regions += u32::from(regions.is_ok_and(|regions| !regions.is_empty()));
     tally.patched += u32::from(guest.is_ok());
     if let Ok(boot) = boot {
@@ -87,8 +91,28 @@ fn exercise(blob: &[u8], tally: &mut Tally) {
     }
 }
 
+/// A board whose `/reserved-memory` has cells of its own and maps its addresses.
+fn mapped() -> Tree {
+    let mut tree = virt_google();
+    let reserved = tree.at("reserved-memory");
+    reserved.set("#address-cells", [1u32]);
+    reserved.set("#size-cells", [1u32]);
+    reserved.set("ranges", [0u32, 0, 0x4000_0000, 0x4000_0000]);
+    reserved.at("tags@7e000000").set("reg", [0x3e00_0000u32, 0x1f0_0000]);
+    reserved.at("secure@7ff00000").set("reg", [0x3ff0_0000u32, 0x10_0000]);
+    reserved.at("buffer@50000000").set("reg", [0x1000_0000u32, 0x1_0000]);
+    reserved.at("pool").set("size", [0x10_0000u32]);
+    reserved.at("pool").set("alloc-ranges", [0x1000_0000u32, 0x1000_0000]);
+    tree
+}
+
+/// Trees of all dialects, with and without `ranges`.
+fn boards() -> [Tree; 5] {
+    [virt(), fvp(), virt_v1(), virt_google(), mapped()]
+}
+
 fn good() -> Vec<Vec<u8>> {
-    [virt(), fvp()]
+    boards()
         .iter()
         .flat_map(|tree| {
             [
@@ -97,6 +121,24 @@ fn good() -> Vec<Vec<u8>> {
             ]
         })
         .collect()
+}
+
+/// What holds of all regions, whatever tree they are read from.
+fn check_regions(regions: &[Region], boot: &BootTree) {
+    assert!(regions.len() <= MAX_REGIONS);
+    for (index, region) in regions.iter().enumerate() {
+        assert_eq!(region.storage().len() * 32, region.tagged().len());
+        // What is lent is what is hidden, page for page.
+        assert!(boot.tag_storage.contains(&region.storage()), "{region:?} {boot:?}");
+        let touches = |range: PhysRange| boot.memory.iter().any(|memory| memory.overlaps(&range));
+        assert!(touches(region.tagged()), "{region:?} {boot:?}");
+        assert!(!region.tagged().overlaps(&region.storage()));
+        for other in &regions[index + 1..] {
+            for range in [region.tagged(), region.storage()] {
+                assert!(!range.overlaps(&other.tagged()) && !range.overlaps(&other.storage()));
+            }
+        }
+    }
 }
 
 fn set_word(blob: &mut [u8], at: usize, word: u32) {
@@ -109,7 +151,7 @@ fn set_word(blob: &mut [u8], at: usize, word: u32) {
 fn good_trees_are_good() {
     let mut tally = Tally::default();
     good().iter().for_each(|blob| exercise(blob, &mut tally));
-    assert_eq!((tally.read, tally.regions, tally.console, tally.patched), (4, 4, 2, 4));
+    assert_eq!((tally.read, tally.regions, tally.console, tally.patched), (10, 10, 8, 10));
 }
 
 /// Cut anywhere, with the old total size and with one that fits.
@@ -214,7 +256,7 @@ fn p9_no_nonsensical_tree_panics() {
         "bus",
         "x@y",
     ];
-    const NAMES: [&str; 19] = [
+    const NAMES: [&str; 24] = [
         "#address-cells",
         "#size-cells",
         "reg",
@@ -234,6 +276,11 @@ fn p9_no_nonsensical_tree_panics() {
         "tagged-memory",
         "storage-base",
         "memory",
+        "arm,no-mte",
+        "arm,mte-alloc",
+        "size",
+        "alignment",
+        "alloc-ranges",
     ];
     const TEXTS: [&str; 14] = [
         "okay",
@@ -282,8 +329,10 @@ fn p9_no_nonsensical_tree_panics() {
         }
     }
     let (mut random, mut tally) = (Random::new(), Tally::default());
+    let mut starts = boards().to_vec();
+    starts.push(node(""));
     for _ in 0..CASES {
-        let mut tree = random.pick(&[virt(), fvp(), node("")]).clone();
+        let mut tree = random.pick(&starts).clone();
         for _ in 0..1 + random.below(3) {
             let index = random.below(tree.count());
             grow(&mut random, tree.nth(index).unwrap(), 2);
@@ -323,12 +372,27 @@ fn p9_nothing_takes_for_ever_or_recurses_without_end() {
     exercise(&circular.blob(), &mut tally);
     assert_eq!((tally.read, tally.patched), (3, 3));
 
+    // As many ranges of memory as fit, none next to another, and regions that look through them.
+    let mut scattered = virt_google();
+    let ranges: Vec<u32> = (0..110_000u32).flat_map(|index| [1, index << 13, 0, 0x1000]).collect();
+    scattered.at("memory@40000000").set("reg", ranges.as_slice());
+    scattered.add(
+        node("memory").with("device_type", "memory").with("reg", Reg(0x4000_0000, 0x4000_0000)),
+    );
+    for index in 1..32u32 {
+        let tags = node(&format!("tags{index}")).with("compatible", "arm,mte-tag-storage");
+        let tags = tags.with("reg", Reg(0x2_0000_0000, 0x1000)).with("storage-base", [1u32, 0]);
+        scattered.at("reserved-memory").add(tags);
+    }
+    exercise(&scattered.blob(), &mut tally);
+    assert_eq!((tally.read, tally.patched), (4, 4));
+
     // The fdt crate takes a path that it does not find for an alias, again and again.
     let mut circular = virt();
     circular.remove("chosen");
     circular.at("aliases").set("/chosen", "/chosen");
     exercise(&circular.blob(), &mut tally);
-    assert_eq!((tally.read, tally.patched), (3, 3));
+    assert_eq!((tally.read, tally.patched), (4, 4));
 
     // 50,000 properties whose name is the same 1.4 million bytes: refused at the first.
     let mut long = root();
@@ -340,5 +404,5 @@ fn p9_nothing_takes_for_ever_or_recurses_without_end() {
     set_word(&mut blob, 4, length);
     set_word(&mut blob, 32, size);
     exercise(&blob, &mut tally);
-    assert_eq!((tally.read, tally.patched), (3, 3));
+    assert_eq!((tally.read, tally.patched), (4, 4));
 }

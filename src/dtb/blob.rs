@@ -243,14 +243,17 @@ impl<'a> Blob<'a> {
     /// so compare first.
     ///
     /// The guest's copy needs the most: a model with a growing array of children and of
-    /// properties in each node, beside the compact blob and the one that is written.
+    /// properties in each node, beside the compact blob and the one that is written. Only where
+    /// nearly all of the tree is one `reg` do readers need more than that: ranges take twice the
+    /// bytes that they have in the tree, and are copied once.
     pub fn heap_needed(&self) -> usize {
         const NODE: usize = 1024;
         const PROPERTY: usize = 512;
         const FIXED: usize = 64 << 10;
         // At most MAX_ITEMS and MAX_SIZE go in, so none of this overflows.
         let bytes = self.structure.len() + self.strings.len() + self.reservations.len();
-        FIXED + self.nodes * NODE + self.properties * PROPERTY + 4 * bytes
+        let model = self.nodes * NODE + self.properties * PROPERTY;
+        FIXED + 4 * bytes + model.max(4 * bytes)
     }
 
     /// Writes the same tree as a blob without NOPs, slack and anything between the blocks.

@@ -11,23 +11,25 @@ use alloc::vec::Vec;
 use fdt::node::FdtNode;
 
 /// How the children of a node write addresses, and what those are to the node's parent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bus {
+/// `ranges` stays where it is in the tree: it may be as long as the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bus<'a> {
     cells: Cells,
-    /// Empty where addresses stay as they are.
-    entries: Vec<Entry>,
+    parent: Cells,
+    /// Whole entries that do not wrap around. None where addresses stay as they are.
+    ranges: &'a [u8],
 }
 
 /// One entry of `ranges`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
-    /// Addresses of the children.
-    child: PhysRange,
-    /// What the first of them is to the parent. Adding the entry's length does not wrap.
-    parent: PhysAddr,
+    /// First address of the children.
+    child: u64,
+    /// What that is to the parent.
+    parent: u64,
+    length: u64,
 }
 
-impl Bus {
+impl<'a> Bus<'a> {
     /// Reads the cells and `ranges` of the node at `path`, whose own addresses have the cells
     /// `parent`. Without `ranges`, as with an empty one, addresses stay as they are: whoever
     /// minds the difference looks for the property.
@@ -36,16 +38,30 @@ impl Bus {
     ///
     /// Those of [`Cells::of`]; [`TreeError::Length`] where `ranges` is no whole number of
     /// entries; [`TreeError::Wrap`] where an entry wraps around on either side.
-    pub fn of(node: FdtNode<'_, '_>, path: &str, parent: Cells) -> Result<Bus, TreeError> {
+    pub fn of(node: FdtNode<'_, 'a>, path: &str, parent: Cells) -> Result<Bus<'a>, TreeError> {
         let cells = Cells::of(node, path, Some(parent))?;
-        let value = node.property("ranges").map(|ranges| ranges.value).unwrap_or_default();
-        let entries = entries(value, path, cells, parent)?;
-        Ok(Bus { cells, entries })
+        let ranges = node.property("ranges").map(|ranges| ranges.value).unwrap_or_default();
+        let bus = Bus { cells, parent, ranges };
+        let (length, expected) = (ranges.len(), bus.entry_size());
+        if !length.is_multiple_of(expected) {
+            let (node, property) = (path.to_string(), "ranges");
+            return Err(TreeError::Length { node, property, length, expected });
+        }
+        for entry in bus.entries() {
+            for address in [entry.child, entry.parent] {
+                if PhysRange::new(PhysAddr(address), entry.length).is_none() {
+                    let (node, length) = (path.to_string(), entry.length);
+                    return Err(TreeError::Wrap { node, property: "ranges", address, length });
+                }
+            }
+        }
+        Ok(bus)
     }
 
-    /// A bus whose children write addresses as `cells` says and mean those of the parent.
-    pub const fn transparent(cells: Cells) -> Bus {
-        Bus { cells, entries: Vec::new() }
+    /// A bus whose children write addresses as `cells` says and mean those of the parent, whose
+    /// own have the same cells.
+    pub const fn transparent(cells: Cells) -> Bus<'static> {
+        Bus { cells, parent: cells, ranges: &[] }
     }
 
     /// Cells of the children's addresses and sizes.
@@ -53,20 +69,44 @@ impl Bus {
         self.cells
     }
 
-    /// Says whether addresses stay as they are.
-    pub const fn is_transparent(&self) -> bool {
-        self.entries.is_empty()
+    /// Says whether addresses stay as they are, in the same cells.
+    pub fn is_transparent(&self) -> bool {
+        self.ranges.is_empty() && self.cells == self.parent
     }
 
     /// What a child's range is to the parent; `None` where no entry maps all of it. The first
     /// entry that does counts.
     pub fn to_parent(&self, range: &PhysRange) -> Option<PhysRange> {
-        if self.is_transparent() {
+        if self.ranges.is_empty() {
             return Some(*range);
         }
-        let entry = self.entries.iter().find(|entry| entry.child.contains_range(range))?;
-        let offset = range.start().0.checked_sub(entry.child.start().0)?;
-        PhysRange::new(entry.parent.checked_add(offset)?, range.len())
+        self.entries().find_map(|entry| {
+            let child = PhysRange::new(PhysAddr(entry.child), entry.length)?;
+            if !child.contains_range(range) {
+                return None;
+            }
+            let offset = range.start().0.checked_sub(entry.child)?;
+            PhysRange::new(PhysAddr(entry.parent.checked_add(offset)?), range.len())
+        })
+    }
+
+    /// Bytes in an entry: child's address, parent's address, length.
+    const fn entry_size(&self) -> usize {
+        4 * (self.cells.address() + self.parent.address() + self.cells.size())
+    }
+
+    /// The entries of `ranges`.
+    fn entries(&self) -> impl Iterator<Item = Entry> + use<'a> {
+        let (cells, parent) = (self.cells, self.parent);
+        self.ranges.chunks_exact(self.entry_size()).filter_map(move |entry| {
+            let (child, rest) = entry.split_at_checked(4 * cells.address())?;
+            let (up, length) = rest.split_at_checked(4 * parent.address())?;
+            Some(Entry {
+                child: blob::cells(child, cells.address())?,
+                parent: blob::cells(up, parent.address())?,
+                length: blob::cells(length, cells.size())?,
+            })
+        })
     }
 
     /// Reads all (address, size) pairs of a child's property, as the parent sees them. `path`
@@ -93,36 +133,4 @@ impl Bus {
         }
         Ok(ranges)
     }
-}
-
-/// Reads (child address, parent address, length) of each entry.
-fn entries(value: &[u8], path: &str, cells: Cells, parent: Cells) -> Result<Vec<Entry>, TreeError> {
-    let expected = 4 * (cells.address() + parent.address() + cells.size());
-    if !value.len().is_multiple_of(expected) {
-        return Err(TreeError::Length {
-            node: path.to_string(),
-            property: "ranges",
-            length: value.len(),
-            expected,
-        });
-    }
-    let mut entries = Vec::new();
-    for entry in value.chunks_exact(expected) {
-        let (from, rest) = entry.split_at(4 * cells.address());
-        let (to, length) = rest.split_at(4 * parent.address());
-        let number = |bytes, count| blob::cells(bytes, count).unwrap_or_default();
-        let length = number(length, cells.size());
-        let range = |address| {
-            PhysRange::new(PhysAddr(address), length).ok_or_else(|| TreeError::Wrap {
-                node: path.to_string(),
-                property: "ranges",
-                address,
-                length,
-            })
-        };
-        let child = range(number(from, cells.address()))?;
-        let parent = range(number(to, parent.address()))?.start();
-        entries.push(Entry { child, parent });
-    }
-    Ok(entries)
 }

@@ -87,7 +87,7 @@ impl Cells {
                 expected,
             });
         }
-        let mut ranges = Vec::new();
+        let mut ranges = Vec::with_capacity(value.len() / expected);
         for entry in value.chunks_exact(expected) {
             let (address, length) = entry.split_at(4 * self.address);
             let address = blob::cells(address, self.address).unwrap_or_default();

@@ -174,9 +174,9 @@ fn remove_tag_storage(parent: &mut DeviceTreeNode) {
 
 /// Rewrites the children of `/reserved-memory`, whose addresses are those of `bus`, to CPU
 /// addresses in the root's cells.
-fn straighten(tree: &mut DeviceTree, bus: &Bus, cells: Cells) -> Result<(), PatchError> {
+fn straighten(tree: &mut DeviceTree, bus: &Bus<'_>, cells: Cells) -> Result<(), PatchError> {
     let reserved = child_or_new(&mut tree.root, "reserved-memory");
-    if *bus == Bus::transparent(cells) {
+    if bus.is_transparent() {
         return Ok(());
     }
     set(reserved, "ranges", [0u8; 0]);
@@ -197,7 +197,7 @@ fn straighten(tree: &mut DeviceTree, bus: &Bus, cells: Cells) -> Result<(), Patc
 fn straighten_child(
     child: &mut DeviceTreeNode,
     path: &str,
-    bus: &Bus,
+    bus: &Bus<'_>,
     cells: Cells,
 ) -> Result<(), PatchError> {
     for property in ["reg", "alloc-ranges"] {

@@ -36,19 +36,20 @@ impl<'t, 'b, 'a> Tree<'t, 'b, 'a> {
     ) -> Result<Tree<'t, 'b, 'a>, TreeError> {
         let root_cells = Cells::of(root, "/", None)?;
         let memory = read::memory_nodes(root, root_cells)?;
-        let mut sorted: Vec<PhysRange> =
-            memory.iter().flat_map(|(_, _, ranges)| ranges.iter().copied()).collect();
-        sorted.sort_by_key(|range| range.start());
-        let mut merged: Vec<PhysRange> = Vec::new();
-        for range in sorted {
-            match merged.last_mut() {
-                Some(last) if range.start() <= last.end() => {
-                    let end = last.end().max(range.end());
-                    *last = PhysRange::from_bounds(last.start(), end).unwrap_or(*last);
+        let count = memory.iter().map(|(_, _, ranges)| ranges.len()).sum();
+        let mut merged: Vec<PhysRange> = Vec::with_capacity(count);
+        merged.extend(memory.iter().flat_map(|(_, _, ranges)| ranges));
+        merged.sort_unstable_by_key(|range| range.start());
+        merged.dedup_by(|next, last| {
+            let joined = PhysRange::from_bounds(last.start(), last.end().max(next.end()));
+            match joined.filter(|_| next.start() <= last.end()) {
+                Some(joined) => {
+                    *last = joined;
+                    true
                 }
-                _ => merged.push(range),
+                None => false,
             }
-        }
+        });
         Ok(Tree { fdt, root_cells, memory, merged })
     }
 
