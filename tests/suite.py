@@ -318,10 +318,10 @@ DIALECTS: list[tuple[str, list[str], str]] = [
      "compatible = \"arm,mte-tag-storage\"; reg = <0x0 0x5f000000 0x0 0xf80000>; block-size = <0x1000>; "
      "memory = <&tagmem0>; }; };"),
     # One memory node for all of RAM, as boot loaders leave it that rewrite memory nodes.
-    ("google", ["--cpus", "2"], "/delete-node/ &storage0; /delete-node/ &tagmem0; / { /delete-node/ memory@5f000000; memory { "
+    ("google", [], "/delete-node/ &storage0; /delete-node/ &tagmem0; / { /delete-node/ memory@5f000000; memory { "
      "device_type = \"memory\"; reg = <0x0 0x40000000 0x0 0x20000000>; }; }; &reserved { tags@0 { "
      "compatible = \"arm,mte-tag-storage\"; reg = <0x0 0x5f000000 0x0 0xf80000>; storage-base = <0x0 0x40000000>; }; };"),
-    ("google-numa", ["--layout", "two", "--cpus", "2"], "&tagmem0 { numa-node-id = <0>; arm,mte-alloc; }; "
+    ("google-numa", ["--layout", "two"], "&tagmem0 { numa-node-id = <0>; arm,mte-alloc; }; "
      "&tagmem1 { numa-node-id = <1>; arm,mte-alloc; }; &storage0 { /delete-property/ tagged-memory; "
      "/delete-property/ block-size; storage-base = <0x0 0x40000000>; }; &storage1 { /delete-property/ tagged-memory; "
      "/delete-property/ block-size; storage-base = <0x0 0x4f800000>; }; / { memory@5f000000 { numa-node-id = <0>; "
@@ -329,8 +329,8 @@ DIALECTS: list[tuple[str, list[str], str]] = [
     ("memreserve", [], "/memreserve/ 0x5f100000 0x200000;\n/memreserve/ 0x5eff0000 0x20000;"),
     ("ranges", [], "&reserved { #address-cells = <1>; #size-cells = <1>; ranges = <0x0 0x0 0x40000000 0x20000000>; }; "
      "&storage0 { reg = <0x1f000000 0xf80000>; };"),
-    ("block12k", ["--layout", "block12k", "--cpus", "2"], ""),
-    ("numa", ["--layout", "crossed", "--cpus", "2"], "&tagmem0 { numa-node-id = <0>; }; &tagmem1 { numa-node-id = <1>; };"),
+    ("block12k", ["--layout", "block12k"], ""),
+    ("numa", ["--layout", "crossed"], "&tagmem0 { numa-node-id = <0>; }; &tagmem1 { numa-node-id = <1>; };"),
 ]
 
 
@@ -340,7 +340,7 @@ def dialect_steps() -> Iterator[Step]:
         file = BUILD / "dialects" / f"{name}.dts"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(source + "\n")
-        yield machine(f"dialect-{name}", 150, "", read_tap, *options, "--dts-append", str(file))
+        yield machine(f"dialect-{name}", 180, "", read_tap, *options, "--dts-append", str(file))
 
 
 def broken_steps() -> Iterator[Step]:
