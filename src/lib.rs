@@ -17,6 +17,8 @@
 //! | [`stash`] | frames, keys, the table that finds and evicts, epochs that flush |
 //! | [`hypercall`] | the ABI, and its dispatch: decode, validate, call, encode |
 //! | [`dtb`] | what is read from the device tree, and the copy that the guest sees |
+//! | [`options`] | the words in the boot arguments that are for the shim |
+//! | [`sysreg`] | trapped reads of System registers, and what MTE says of itself there |
 //!
 //! # Design principles
 //!
@@ -40,6 +42,7 @@ pub mod addr;
 pub mod dtb;
 pub mod hypercall;
 pub mod loaded;
+pub mod options;
 pub mod payload;
 pub mod platform;
 pub mod psci;
@@ -47,5 +50,6 @@ pub mod ram;
 pub mod space;
 pub mod stash;
 pub mod sync;
+pub mod sysreg;
 pub mod tags;
 pub mod translation;

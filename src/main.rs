@@ -13,25 +13,28 @@ extern crate alloc;
 mod el2;
 
 use alloc::vec::Vec;
+use core::fmt::Display;
 use core::ptr::NonNull;
 use el2::mmu::Stage1;
 use el2::panic::stop;
-use el2::{cache, calls, console, copy, features, guest, heap, layout, mmu, pages, percpu};
+use el2::{cache, calls, console, copy, features, guest, heap, hide, layout, mmu, pages, percpu};
 use el2::{psci, smc, stage2};
-use log::{info, warn};
+use log::{debug, info, warn};
 use tagstash::addr::{PAGE_SIZE, PhysAddr, PhysRange};
 use tagstash::dtb::blob::{Blob, total_size};
 use tagstash::dtb::patch::{GuestPlan, guest_tree};
 use tagstash::dtb::read::{BootTree, Conduit, read};
 use tagstash::hypercall::abi;
-use tagstash::hypercall::service::Service;
+use tagstash::hypercall::service::{Policy, Service};
 use tagstash::loaded::{Loaded, Name};
+use tagstash::options::Options;
 use tagstash::payload::{self, Payload};
 use tagstash::ram::GuestRam;
 use tagstash::space::Space;
 use tagstash::stash::metadata::Metadata;
 use tagstash::tags::binding;
 use tagstash::tags::geometry::{Region, Regions};
+use tagstash::translation::pa_bits;
 
 /// Alignment of the shim's carve-out: one block of the guest's map, so that hiding it splits
 /// none into pages.
@@ -53,16 +56,16 @@ extern "C" fn boot(tree: u64, next_table: u64) -> ! {
 
     let blob = map_tree(&mut stage1, PhysAddr(tree));
     find_console(&mut stage1, blob);
-    banner();
     check_size(blob);
-    let tree = read(blob).unwrap_or_else(|error| stop(error));
+    let tree = read(blob).unwrap_or_else(|error| stop_early(error));
+    let options = read_options(&tree);
     smc::init(tree.psci == Some(Conduit::Smc));
     let cpus = count_cpus(&tree);
 
     // What is taken already, then what the shim takes.
     let loaded = find_loaded(&tree, blob);
     let payload = find_payload(&mut stage1, &tree);
-    let regions = find_tag_storage(blob, &loaded, cpus);
+    let regions = find_tag_storage(blob, &loaded, cpus, &options);
     let storage = hidden_storage(&tree, &loaded);
     let mut space = memory_space(&tree, &storage, &loaded);
     let kernel = find_kernel_place(&mut stage1, &mut space, &payload);
@@ -82,7 +85,9 @@ extern "C" fn boot(tree: u64, next_table: u64) -> ! {
     stage2::build(&hidden).unwrap_or_else(|error| stop(error));
     info!("guest's map: {} tables, {} left for changes", pool - pages::free(), pages::free());
 
-    serve(regions, &carve_out, ram, cpus);
+    hide_mte(&options);
+    let policy = Policy { verify: options.verify, tags_hidden: hide::hidden() };
+    serve(regions, &carve_out, ram, cpus, policy);
 
     let tree = place_guest_tree(&mut stage1, &mut space, blob, &tree, &hidden);
     place_kernel(&payload, kernel);
@@ -113,10 +118,10 @@ fn map_tree(stage1: &mut Stage1, address: PhysAddr) -> &'static [u8] {
 
 /// Stops if the heap cannot hold what reading and rewriting the tree may need.
 fn check_size(blob: &[u8]) {
-    let needed = Blob::check(blob).unwrap_or_else(|error| stop(error)).heap_needed();
+    let needed = Blob::check(blob).unwrap_or_else(|error| stop_early(error)).heap_needed();
     let free = heap::free();
     if needed > free {
-        stop(format_args!(
+        stop_early(format_args!(
             "the device tree may need {} KiB to read and rewrite, the heap has {} KiB: build the \
              shim with a larger arena (el2/heap.rs)",
             needed >> 10,
@@ -151,6 +156,44 @@ fn find_console(stage1: &mut Stage1, blob: &[u8]) {
         if let Some(port) = unsafe { console::Pl011::new(&found) } {
             console::init(port);
         }
+    }
+}
+
+/// Stops because the tree cannot be read, and with it no option: says who this is first.
+fn stop_early(reason: impl Display) -> ! {
+    banner();
+    stop(reason)
+}
+
+/// Reads the boot options: those of `/chosen`, then those of the kernel's module, which win. The
+/// words stay in the guest's boot arguments, whose kernel passes over them.
+fn read_options(tree: &BootTree) -> Options {
+    let module = tree.kernel.as_ref().and_then(|module| module.bootargs.as_deref());
+    let arguments = || tree.bootargs.as_deref().into_iter().chain(module);
+    let options = Options::read(arguments(), |_| {});
+    // Before the first message; the complaints come after the banner.
+    log::set_max_level(options.log);
+    banner();
+    Options::read(arguments(), |complaint| warn!("{complaint}"));
+    debug!("{options:?}");
+    if let Some(bits) = options.pa_bits
+        && let Err(own) = stage2::cap(bits)
+    {
+        let asked = pa_bits(bits.pa_range());
+        warn!("tagstash.pa-bits={asked} is ignored: this CPU has {own} address bits");
+    }
+    options
+}
+
+/// Hides MTE, if that is asked for.
+fn hide_mte(options: &Options) {
+    if !options.hide_mte {
+        return;
+    }
+    if hide::init() {
+        info!("MTE is hidden from the guest, no page of which needs tag storage");
+    } else {
+        info!("tagstash.mte=hide: nothing to hide, the CPU has no tag memory (FEAT_MTE2)");
     }
 }
 
@@ -196,9 +239,18 @@ fn count_cpus(tree: &BootTree) -> usize {
 
 /// Sees that what the loader put in memory is in RAM, each piece apart from the others.
 fn find_loaded(tree: &BootTree, blob: &[u8]) -> Loaded {
-    let ram = GuestRam::new(&tree.memory, &[]);
+    for range in beyond(&tree.memory, stage2::range()) {
+        warn!(
+            "memory {range} is left out: the guest's map ends at {} ({} bits)",
+            stage2::range().end(),
+            bits(stage2::range())
+        );
+    }
+    let ram = GuestRam::new(&within(&tree.memory, stage2::range()), &[]);
     if ram.ranges().is_empty() {
-        stop("the device tree describes no memory: have firmware write its memory nodes")
+        stop(
+            "the device tree describes no memory that this CPU can address: have firmware write its memory nodes",
+        )
     }
     let mut loaded = Loaded::new(layout::image(), address_of(blob));
     let kernel = tree.kernel.as_ref().map(|module| module.range);
@@ -258,9 +310,13 @@ fn is_there(stage1: &mut Stage1, space: &mut Space, place: PhysRange) -> bool {
     false
 }
 
-/// Finds the tag storage to lend. None, with a message that says why, where the CPU has no
-/// tags, where the tree describes none, or where it describes it wrongly.
-fn find_tag_storage(blob: &[u8], loaded: &Loaded, cpus: usize) -> Regions {
+/// Finds the tag storage to lend. None, with a message that says why, where an option says so,
+/// where the CPU has no tags, where the tree describes none, or where it describes it wrongly.
+fn find_tag_storage(blob: &[u8], loaded: &Loaded, cpus: usize, options: &Options) -> Regions {
+    if !options.reuse {
+        info!("tag storage: reuse is off (tagstash.off)");
+        return Regions::default();
+    }
     let found = match binding::regions(blob) {
         Ok(found) => found,
         Err(error) => {
@@ -318,15 +374,8 @@ fn hidden_storage(tree: &BootTree, loaded: &Loaded) -> Vec<PhysRange> {
 /// RAM with all that is taken before the shim takes anything.
 fn memory_space(tree: &BootTree, storage: &[PhysRange], loaded: &Loaded) -> Space {
     let memory = within(&tree.memory, stage2::range());
-    let (all, merged) = (GuestRam::new(&tree.memory, &[]), GuestRam::new(&memory, &[]));
+    let merged = GuestRam::new(&memory, &[]);
     info!("memory: {} MiB in {} ranges", mebibytes(&merged), merged.ranges().len());
-    if mebibytes(&all) != mebibytes(&merged) {
-        warn!(
-            "{} MiB of memory are beyond the {} address bits of this CPU and are not used",
-            mebibytes(&all) - mebibytes(&merged),
-            bits(stage2::range())
-        );
-    }
     let mut taken: Vec<PhysRange> = loaded.fixed().collect();
     taken.extend(tree.no_map.iter().chain(&tree.reserved).chain(storage));
     Space::new(memory, taken)
@@ -335,6 +384,16 @@ fn memory_space(tree: &BootTree, storage: &[PhysRange], loaded: &Loaded) -> Spac
 /// The parts of `ranges` that lie in `bounds`.
 fn within(ranges: &[PhysRange], bounds: PhysRange) -> Vec<PhysRange> {
     let parts = ranges.iter().map(|range| range.intersection(&bounds));
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
+/// The parts of `ranges` that lie above `bounds`, which begin at 0. In whole pages, as far as
+/// they can be had.
+fn beyond(ranges: &[PhysRange], bounds: PhysRange) -> Vec<PhysRange> {
+    let parts = ranges.iter().filter_map(|range| {
+        let start = range.start().max(bounds.end());
+        PhysRange::from_bounds(start, range.end())?.page_cover()
+    });
     parts.filter(|part| !part.is_empty()).collect()
 }
 
@@ -422,7 +481,7 @@ fn mebibytes(ram: &GuestRam) -> u64 {
 }
 
 /// Begins to serve hypercalls.
-fn serve(regions: Regions, carve_out: &CarveOut, ram: GuestRam, cpus: usize) {
+fn serve(regions: Regions, carve_out: &CarveOut, ram: GuestRam, cpus: usize, policy: Policy) {
     let start = carve_out.metadata.start().0 as *mut u8;
     let Some(base) = NonNull::new(start) else { stop("metadata at address 0") };
     // SAFETY: These bytes are mapped, page aligned, and belong to the shim for this purpose.
@@ -432,7 +491,8 @@ fn serve(regions: Regions, carve_out: &CarveOut, ram: GuestRam, cpus: usize) {
     };
     let lse = features::lse();
     let (frames, blocks) = (regions.frames(), regions.blocks());
-    calls::init(Service::new(regions, metadata, ram, cpus, cache::Machine), lse);
+    let service = Service::new(regions, metadata, ram, cpus, cache::Machine);
+    calls::init(service.with_policy(policy), lse);
     info!(
         "service: {frames} frames in {blocks} blocks, dormant, {}",
         if lse { "atomics" } else { "exclusives" }
@@ -448,7 +508,9 @@ fn place_guest_tree(
     hidden: &[PhysRange],
 ) -> PhysAddr {
     let bootargs = tree.kernel.as_ref().and_then(|module| module.bootargs.as_deref());
-    let plan = GuestPlan { no_map: hidden, bootargs, initrd: tree.ramdisk };
+    // The guest knows nothing of where its map ends.
+    let no_map = [hidden, &beyond(&tree.memory, stage2::range())].concat();
+    let plan = GuestPlan { no_map: &no_map, bootargs, initrd: tree.ramdisk };
     let copy = guest_tree(blob, &plan).unwrap_or_else(|error| stop(error));
     // Aligned so that it crosses no multiple of 2 MiB, as kernels before 4.2 ask.
     let place = loop {

@@ -36,10 +36,6 @@ const SUCCESS: u64 = 0;
 /// SMCCC_ARCH_WORKAROUND_1 to 4: mitigations that firmware does for its callers.
 const WORKAROUNDS: [u32; 4] = [0x8000_8000, 0x8000_7fff, 0x8000_3fff, 0x8000_0004];
 
-/// SPSR bits that an instruction clears: its software step is done (SS), it is no landing pad
-/// of a branch (BTYPE).
-const STEPPED_OVER: u64 = 1 << 21 | 0b11 << 10;
-
 /// SPSR and ISR bits of IRQ and FIQ.
 const IRQ_AND_FIQ: u64 = 1 << 7 | 1 << 6;
 
@@ -81,8 +77,7 @@ impl Caller for Guest<'_> {
 pub extern "C" fn call(frame: &mut Frame, esr: u64) {
     if esr & BY_SMC != 0 {
         // HVC returns past itself; a trapped SMC has to be stepped over, as executing it would.
-        frame.elr = frame.elr.wrapping_add(4);
-        frame.spsr &= !STEPPED_OVER;
+        frame.step_over();
     }
     let function = frame.x[0] as u32;
     if !is_vendor_hypervisor(function) || esr & IMMEDIATE != 0 {

@@ -123,7 +123,8 @@ impl log::Log for Lines {
             let level = match record.level() {
                 log::Level::Error => "error: ",
                 log::Level::Warn => "warning: ",
-                _ => "",
+                log::Level::Debug | log::Level::Trace => "debug: ",
+                log::Level::Info => "",
             };
             let _ = writeln!(port, "tagstash: {level}{}", record.args());
         }

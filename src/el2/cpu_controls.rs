@@ -8,6 +8,7 @@
 //! reserved there, so each is set only where an ID register shows its feature.
 
 use super::features::*;
+use super::hide::{hidden, mte2_shown};
 use super::registers::*;
 use aarch64_cpu::registers::*;
 
@@ -152,8 +153,8 @@ const DEBUG2_NOT_TRAPPED: u64 = 0x01ff_ffff;
 /// The table. Rows are written from top to bottom: CPTR_EL2 before what it traps, ICC_SRE_EL2
 /// before ICH_HCR_EL2.
 static CONTROLS: &[Control] = &[
-    // Interrupts and SErrors stay EL1's (AMO, IMO, FMO 0), so do its ID registers (TID0-5 0),
-    // waits (TWI, TWE 0) and maintenance. SWIO: EL1's invalidation by set and way would drop
+    // Interrupts and SErrors stay EL1's (AMO, IMO, FMO 0), so do its ID registers (TID0-5 0;
+    // where MTE is hidden TID3 and TID5 are 1), waits (TWI, TWE 0) and maintenance. SWIO: EL1's invalidation by set and way would drop
     // dirty lines of EL2; it cleans as well. TSC: PSCI calls carry entry points.
     control!(
         HCR_EL2,
@@ -174,7 +175,8 @@ static CONTROLS: &[Control] = &[
             (ras_frac, HCR_EL2::FIEN::SET.value),
             (context_numbers, HCR_EL2::EnSCXT::SET.value),
             (context_numbers_frac, HCR_EL2::EnSCXT::SET.value),
-            (mte2, HCR_EL2::ATA::SET.value),
+            (mte2_shown, HCR_EL2::ATA::SET.value),
+            (hidden, HCR_EL2::TID3::SET.value | HCR_EL2::TID5::SET.value),
         ])
     ),
     // MCE2 0: exceptions of memory copies go to EL1, which knows how to go on on another CPU.

@@ -3,7 +3,7 @@
 
 use super::guest::Frame;
 use super::vectors::Vector;
-use super::{copy, inject, panic};
+use super::{copy, hide, inject, panic};
 
 /// Exception classes, ESR_EL2 bits 31:26.
 pub mod class {
@@ -15,16 +15,20 @@ pub mod class {
     pub const DATA_ABORT_LOWER: u64 = Value::DataAbortLowerEL as u64;
     /// Data abort at EL2.
     pub const DATA_ABORT_SAME: u64 = Value::DataAbortCurrentEL as u64;
+    /// MSR, MRS or System instruction of the guest that is trapped.
+    pub const SYSTEM_ACCESS: u64 = 0x18;
     /// SMC of the guest.
     pub const SMC64: u64 = Value::SMC64 as u64;
 }
 
 /// Serves a synchronous exception of the guest that is not a call. Nothing is trapped that the
-/// guest may do, so it gets the exception back: an abort of stage 2 as an external abort, what
-/// else there is as an undefined instruction.
+/// guest may do, apart from reads of ID registers that [`hide`] answers, so it gets the exception
+/// back: an abort of stage 2 as an external abort, what else there is as an undefined
+/// instruction.
 pub extern "C" fn from_guest(frame: &mut Frame) {
     match frame.class() {
         class::DATA_ABORT_LOWER | class::INSTRUCTION_ABORT_LOWER => inject::external_abort(frame),
+        class::SYSTEM_ACCESS if hide::serve(frame) => {}
         _ => inject::undefined(frame),
     }
 }

@@ -24,7 +24,29 @@ impl Frame {
     pub fn class(&self) -> u64 {
         self.esr >> 26 & 0x3f
     }
+
+    /// Says whether the program was at EL1.
+    pub fn is_el1(&self) -> bool {
+        // M[4:0] is EL1t or EL1h.
+        self.spsr & (MODE & !1) == EL1T
+    }
+
+    /// Goes on after the instruction that was trapped, as executing it would.
+    #[inline(always)]
+    pub fn step_over(&mut self) {
+        self.elr = self.elr.wrapping_add(4);
+        self.spsr &= !STEPPED_OVER;
+    }
 }
+
+/// SPSR bits of the exception level and stack pointer.
+const MODE: u64 = 0x1f;
+/// EL1 with SP_EL0; with SP_EL1 it is one more.
+const EL1T: u64 = 0b0_0100;
+
+/// SPSR bits that an instruction clears: its software step is done (SS), it is no landing pad
+/// of a branch (BTYPE).
+const STEPPED_OVER: u64 = 1 << 21 | 0b11 << 10;
 
 /// SCTLR_EL1 as after a reset: RES1 bits, MMU and caches off, little endian.
 const SCTLR_RESET: u64 = 0x30d0_0800;

@@ -13,6 +13,7 @@
 //! | [`calls`], [`smc`], [`psci`] | the guest's HVC and SMC, and who answers them |
 //! | [`inject`], [`guest`] | exceptions given back to EL1, EL1's state at its entry |
 //! | [`cpu_controls`] | each EL2 trap control, set on purpose |
+//! | [`hide`] | MTE hidden from the guest |
 //! | [`registers`], [`features`] | System registers, and what the CPU has |
 //! | [`cache`], [`copy`] | cache maintenance, copies that survive an external abort |
 //! | [`percpu`] | stacks, CPU numbers |
@@ -27,6 +28,7 @@ pub mod features;
 pub mod guest;
 pub mod head;
 pub mod heap;
+pub mod hide;
 pub mod inject;
 pub mod layout;
 pub mod mmu;

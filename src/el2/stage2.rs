@@ -7,9 +7,11 @@ use super::cache::{dsb_ish, dsb_ishst, invalidate_stage2, isb, tlbi_vmalle1is};
 use super::pages;
 use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, VTCR_EL2, VTTBR_EL2};
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Mutex;
 use tagstash::addr::{PhysAddr, PhysRange};
-use tagstash::translation::{IdentityMap, Regime, Shape, Table, TableError};
+use tagstash::options::PaBits;
+use tagstash::translation::{IdentityMap, Regime, Shape, Table, TableError, pa_bits};
 use tock_registers::interfaces::{Readable, Writeable};
 
 /// All of it readable, writable and executable, as the guest's tables say; MemAttr Normal
@@ -31,9 +33,30 @@ struct Stage2 {
 /// The guest's map, from its making on.
 static STAGE2: Mutex<Option<Stage2>> = Mutex::new(None);
 
+/// Most that PARange may say, as PARange says it. All cores of a machine go by it.
+static CAP: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// PARange of this core.
+fn pa_range() -> u64 {
+    ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange)
+}
+
+/// Makes the guest's map span no more than this.
+///
+/// # Errors
+///
+/// The core has fewer bits, which the error says; nothing has changed.
+pub fn cap(bits: PaBits) -> Result<(), u32> {
+    if bits.pa_range() > pa_range() {
+        return Err(pa_bits(pa_range()));
+    }
+    CAP.store(bits.pa_range(), Ordering::Relaxed);
+    Ok(())
+}
+
 /// The shape of this core's stage 2.
 fn shape() -> Shape {
-    Shape::stage2(ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange))
+    Shape::stage2(pa_range().min(CAP.load(Ordering::Relaxed)))
 }
 
 /// All addresses that the guest may name.

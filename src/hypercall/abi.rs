@@ -4,7 +4,7 @@
 /// Major and minor version, as VERSION returns them.
 pub const VERSION_MAJOR: u16 = 1;
 /// See [`VERSION_MAJOR`].
-pub const VERSION_MINOR: u16 = 0;
+pub const VERSION_MINOR: u16 = 1;
 
 /// The shim's UID as its four words (SMCCC section 6.2): 7a95d3c2-5e0b-4f6e-9d1a-64c8a1f73b50.
 pub const UID: [u32; 4] = [0xc2d3_957a, 0x6e4f_0b5e, 0xc864_1a9d, 0x503b_f7a1];

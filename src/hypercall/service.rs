@@ -31,6 +31,8 @@ const _: () = assert!(FLUSH_STEP >= MAX_PARTS as u64);
 const FEATURE_REUSE: u64 = 1 << 0;
 /// VERSION: ACTIVATE takes [`ACTIVATE_VERIFY`].
 const FEATURE_VERIFY: u64 = 1 << 1;
+/// VERSION: the guest has no MTE, so that no page needs tag storage (since 1.1).
+const FEATURE_TAGS_HIDDEN: u64 = 1 << 2;
 /// ACTIVATE: keep and check CRCs.
 const ACTIVATE_VERIFY: u64 = 1 << 0;
 /// POOL_CREATE: the pool is found by its UUID.
@@ -49,6 +51,15 @@ enum Mode {
     Deactivating = 3,
 }
 
+/// What the machine's owner decided, instead of the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Every activation verifies.
+    pub verify: bool,
+    /// MTE is hidden from the guest: no page has tags, and claims have nothing to do.
+    pub tags_hidden: bool,
+}
+
 /// Everything that serves hypercalls.
 #[derive(Debug)]
 pub struct Service<'a, P> {
@@ -57,6 +68,10 @@ pub struct Service<'a, P> {
     ram: GuestRam,
     stats: Stats,
     mode: AtomicU32,
+    /// As VERSION returns them.
+    features: u64,
+    /// Every activation verifies.
+    verify: bool,
     platform: P,
 }
 
@@ -83,14 +98,29 @@ impl<'a, P: Platform> Service<'a, P> {
         cpus: usize,
         platform: P,
     ) -> Service<'a, P> {
+        let reuse = if regions.frames() > 0 { FEATURE_REUSE } else { 0 };
         Service {
             stash: Stash::new(regions.clone(), metadata),
             ledger: Ledger::new(regions, metadata),
             ram,
             stats: Stats::new(cpus),
             mode: AtomicU32::new(Mode::Dormant as u32),
+            features: reuse | FEATURE_VERIFY,
+            verify: false,
             platform,
         }
+    }
+
+    /// The same service under a policy.
+    pub fn with_policy(self, policy: Policy) -> Service<'a, P> {
+        let hidden = if policy.tags_hidden { FEATURE_TAGS_HIDDEN } else { 0 };
+        Service { features: self.features | hidden, verify: policy.verify, ..self }
+    }
+
+    /// Says whether no page of the guest has tags.
+    #[inline(always)]
+    fn tags_hidden(&self) -> bool {
+        self.features & FEATURE_TAGS_HIDDEN != 0
     }
 
     /// The machine under it, for tests.
@@ -158,10 +188,9 @@ impl<'a, P: Platform> Service<'a, P> {
     #[inline(always)]
     fn version(&self) -> Reply {
         let regions = self.ledger.regions();
-        let reuse = if self.has_storage() { FEATURE_REUSE } else { 0 };
         Reply::with([
             u64::from(VERSION_MAJOR) << 16 | u64::from(VERSION_MINOR),
-            reuse | FEATURE_VERIFY,
+            self.features,
             MAX_RUN
                 | (POOLS as u64) << 16
                 | (self.stats.cpus() as u64 & 0xff) << 32
@@ -389,6 +418,9 @@ impl<'a, P: Platform> Service<'a, P> {
         stats: &CpuStats,
     ) -> Result<Reply, Fault> {
         let range = self.tag_range(args)?;
+        if self.tags_hidden() {
+            return Ok(Reply::with([args[2], 0, 0]));
+        }
         let Progress { pages, changed, .. } =
             self.ledger.claim(range, &self.ram, &self.platform, caller, stats);
         Ok(Reply::with([pages, changed, 0]))
@@ -402,6 +434,9 @@ impl<'a, P: Platform> Service<'a, P> {
         stats: &CpuStats,
     ) -> Result<Reply, Fault> {
         let range = self.tag_range(args)?;
+        if self.tags_hidden() {
+            return Ok(Reply::with([args[2], 0, 0]));
+        }
         let Progress { pages, changed, unchanged } =
             self.ledger.release(range, &self.ram, &self.platform, caller, stats);
         let status = if unchanged == 0 { Status::Success } else { Status::NotClaimed };
@@ -413,7 +448,7 @@ impl<'a, P: Platform> Service<'a, P> {
         if !address.is_aligned(PAGE_SIZE) || !self.ram.has_page(address) {
             return Err(Status::InvalidAddress);
         }
-        Ok(match self.ledger.query(address) {
+        Ok(match self.ledger.query(address).filter(|_| !self.tags_hidden()) {
             None => Reply::of(Status::Success),
             Some(page) => {
                 let flags = 1 | u64::from(page.claimed) << 1 | u64::from(page.active) << 2;
@@ -440,7 +475,7 @@ impl<'a, P: Platform> Service<'a, P> {
         if !self.has_storage() {
             return Err(Status::NoReuse);
         }
-        self.stash.set_verification(args[1] & ACTIVATE_VERIFY != 0);
+        self.stash.set_verification(self.verify || args[1] & ACTIVATE_VERIFY != 0);
         self.set_mode(Mode::Activating);
         let mut next = cursor;
         for step in steps(u64::from(end - cursor).min(MAX_BLOCKS), 1, caller) {
