@@ -173,6 +173,8 @@ pub const VERIFY: u64 = 1;
 pub const FEATURE_REUSE: u64 = 1;
 /// VERSION: ACTIVATE takes [`VERIFY`].
 pub const FEATURE_VERIFY: u64 = 2;
+/// VERSION: MTE is hidden, claims have nothing to do.
+pub const FEATURE_TAGS_HIDDEN: u64 = 4;
 
 /// `x0`-`x3` of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -108,6 +108,19 @@ pub fn ldg(address: u64) -> u64 {
     (tagged >> 56) & 0xf
 }
 
+/// Stores a tag as [`stg`] does and clears the granule.
+///
+/// # Safety
+///
+/// As for [`stg`], and the granule must be the caller's.
+pub unsafe fn stzg(address: u64, tag: u64) {
+    // SAFETY: the caller vouches for the storage and for the data.
+    unsafe {
+        asm!(".arch_extension memtag", "stzg {}, [{}]", in(reg) tag << 56, in(reg) address,
+            options(nostack));
+    }
+}
+
 /// Stores the tags of the block at `address`, 4 bits a granule, in place by address bits 7:4.
 ///
 /// # Safety
@@ -168,6 +181,16 @@ unsafe extern "C" {
     fn load_word(address: u64) -> u64;
     fn store_word(address: u64, value: u64);
     fn jump_to(address: u64);
+    fn read_into_each(values: *mut [u64; 31], flags: u64) -> u64;
+    fn read_gmid();
+    fn read_rgsr();
+    fn write_rgsr();
+    fn read_gcr();
+    fn write_gcr();
+    fn read_tfsr();
+    fn write_tfsr();
+    fn read_tfsre0();
+    fn write_tfsre0();
     fn copy_page();
 }
 
@@ -229,6 +252,71 @@ pub unsafe fn store(address: u64, value: u64) {
 pub unsafe fn jump(address: u64) {
     // SAFETY: the caller's.
     unsafe { jump_to(address) }
+}
+
+/// An access to a register that only MTE has.
+pub type Probe = unsafe extern "C" fn();
+
+/// All of them, by name. For [`run_probe`].
+pub const MTE_REGISTERS: [(&str, Probe); 9] = [
+    ("a read of GMID_EL1", read_gmid),
+    ("a read of RGSR_EL1", read_rgsr),
+    ("a write of RGSR_EL1", write_rgsr),
+    ("a read of GCR_EL1", read_gcr),
+    ("a write of GCR_EL1", write_gcr),
+    ("a read of TFSR_EL1", read_tfsr),
+    ("a write of TFSR_EL1", write_tfsr),
+    ("a read of TFSRE0_EL1", read_tfsre0),
+    ("a write of TFSRE0_EL1", write_tfsre0),
+];
+
+/// Runs one of [`MTE_REGISTERS`], which may be undefined (see `exceptions::expect`).
+///
+/// # Safety
+///
+/// If the register is there, writing 0 to it must be harmless.
+pub unsafe fn run_probe(probe: Probe) {
+    // SAFETY: the caller's.
+    unsafe { probe() }
+}
+
+/// Reads ID_AA64PFR1_EL1 into x0 to x30, one after the other, and into XZR; `values` says what
+/// each was. The flags are set before, and returned as they are then.
+pub fn read_id_into_each(values: &mut [u64; 31], flags: u64) -> u64 {
+    // SAFETY: the assembly keeps what the procedure call standard says, and writes the array.
+    unsafe { read_into_each(values, flags) }
+}
+
+/// CRm and op2 of all ID registers that HCR_EL2.TID3 traps, the reserved ones included.
+pub fn id_registers() -> impl Iterator<Item = (u8, u8)> {
+    (1..8).flat_map(|crm| (0..8).map(move |op2| (crm, op2)))
+}
+
+/// Reads an ID register: op0 3, op1 0, CRn 0, and `crm`, `op2`.
+pub fn id_register(crm: u8, op2: u8) -> u64 {
+    macro_rules! read {
+        ($($crm:literal)+) => {
+            match crm {
+                $($crm => read!(@$crm 0 1 2 3 4 5 6 7),)+
+                _ => panic!("no ID register has CRm {crm}"),
+            }
+        };
+        (@$crm:literal $($op2:literal)+) => {
+            match op2 {
+                $($op2 => {
+                    let value: u64;
+                    // SAFETY: ID registers are readable at EL1, the reserved ones as zero.
+                    unsafe {
+                        asm!(concat!("mrs {}, S3_0_C0_C", $crm, "_", $op2), out(reg) value,
+                            options(nostack));
+                    }
+                    value
+                })+
+                _ => panic!("no ID register has op2 {op2}"),
+            }
+        };
+    }
+    read!(1 2 3 4 5 6 7)
 }
 
 /// Copies a page with general registers between two readings of the counter: ticks.

@@ -273,6 +273,57 @@ store_word:
 jump_to:
     br      x0
 
+// fn(): an access to a register of MTE, undefined where MTE is hidden.
+    .macro  probe name, instruction:vararg
+    .global \name
+\name:
+    \instruction
+    ret
+    .endm
+
+    probe   read_gmid, mrs x0, s3_1_c0_c0_4
+    probe   read_rgsr, mrs x0, s3_0_c1_c0_5
+    probe   write_rgsr, msr s3_0_c1_c0_5, xzr
+    probe   read_gcr, mrs x0, s3_0_c1_c0_6
+    probe   write_gcr, msr s3_0_c1_c0_6, xzr
+    probe   read_tfsr, mrs x0, s3_0_c5_c6_0
+    probe   write_tfsr, msr s3_0_c5_c6_0, xzr
+    probe   read_tfsre0, mrs x0, s3_0_c5_c6_1
+    probe   write_tfsre0, msr s3_0_c5_c6_1, xzr
+
+// fn(values: *mut [u64; 31], flags) -> flags: reads an ID register into each general register.
+    .global read_into_each
+read_into_each:
+    stp     x19, x20, [sp, #-96]!
+    stp     x21, x22, [sp, #16]
+    stp     x23, x24, [sp, #32]
+    stp     x25, x26, [sp, #48]
+    stp     x27, x28, [sp, #64]
+    stp     x29, x30, [sp, #80]
+    sub     sp, sp, #256
+    str     x0, [sp, #248]
+    msr     nzcv, x1
+    mrs     xzr, s3_0_c0_c4_1
+    .irp    number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
+    mov     x\number, #0
+    mrs     x\number, s3_0_c0_c4_1
+    str     x\number, [sp, #8 * \number]
+    .endr
+    mrs     x0, nzcv
+    ldr     x1, [sp, #248]
+    .irp    number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
+    ldr     x2, [sp, #8 * \number]
+    str     x2, [x1, #8 * \number]
+    .endr
+    add     sp, sp, #256
+    ldp     x21, x22, [sp, #16]
+    ldp     x23, x24, [sp, #32]
+    ldp     x25, x26, [sp, #48]
+    ldp     x27, x28, [sp, #64]
+    ldp     x29, x30, [sp, #80]
+    ldp     x19, x20, [sp], #96
+    ret
+
 // fn(registers: *mut SimdState, arguments: *mut [u64; 8]): fills q0-q31, FPCR and the flags from
 // the state, makes the call, and stores what they are then.
     .arch_extension fp

@@ -109,6 +109,21 @@ impl Machine {
         self.argument("expect") != Some("no-storage")
     }
 
+    /// Whether the shim is meant to hide MTE.
+    pub fn expects_hidden(&self) -> bool {
+        self.argument("expect") == Some("hidden")
+    }
+
+    /// Whether every activation is meant to verify.
+    pub fn expects_verification(&self) -> bool {
+        self.argument("expect") == Some("verification")
+    }
+
+    /// Whether the ID registers are wanted rather than tests.
+    pub fn wants_registers(&self) -> bool {
+        self.argument("mode") == Some("registers")
+    }
+
     /// Whether numbers of instructions are wanted rather than tests.
     pub fn wants_report(&self) -> bool {
         self.argument("mode") == Some("report")

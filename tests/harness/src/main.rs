@@ -6,11 +6,13 @@
 //!
 //! Boot arguments:
 //!
-//! * `mode=test` (default) or `mode=report`
-//! * `only=TEXT`: the tests whose name has TEXT in it (`_` for a space)
+//! * `mode=test` (default), `mode=report`, or `mode=registers`: the ID registers of every CPU
+//! * `tagstash.test=TEXT`: the tests whose name has TEXT in it (`_` for a space)
 //! * `cpus=N`: use no more than N CPUs
 //! * `times=yes`: say how long each test took
 //! * `expect=no-storage`: the machine has no usable tag storage, and the shim must say so
+//! * `expect=hidden`: the shim hides MTE (`tagstash.mte=hide`)
+//! * `expect=verification`: the shim verifies always (`tagstash.verify=on`)
 //! * `ram=PATH`, `ram-base=ADDRESS`: the host's file behind the memory
 //! * `absent=BASE,LENGTH`: memory that the device tree has and the machine has not
 //! * `region=TAGGED,LENGTH,STORAGE,BLOCK`: where tag storage really lies; once for each region
@@ -83,7 +85,15 @@ pub extern "C" fn primary_main(tree: u64) -> ! {
         Err(why) => bail_out!("{why}"),
     };
     find_shim(machine);
-    if machine.expects_storage() {
+    if machine.wants_registers() {
+        cases::print_registers();
+        println!("# registers complete");
+        semihosting::exit(0)
+    }
+    if machine.expects_hidden() {
+        // Without tags there is nothing to prove it with; that it is on the host says.
+        open_memory();
+    } else if machine.expects_storage() {
         prove_aliasing(machine);
     }
     if machine.wants_report() {
@@ -122,9 +132,20 @@ fn find_shim(machine: &Machine) {
     if version.status != status::SUCCESS || version.x1 >> 16 != 1 {
         bail_out!("VERSION answers {version:x?}, and this is a client of version 1");
     }
+    let hidden = version.x2 & abi::FEATURE_TAGS_HIDDEN != 0;
+    if hidden != machine.expects_hidden() && !machine.wants_registers() {
+        bail_out!("MTE is hidden: {hidden}, but expected {}", machine.expects_hidden());
+    }
     let reuse = version.x2 & abi::FEATURE_REUSE != 0;
     if reuse != machine.expects_storage() {
         bail_out!("tag storage to lend: {reuse}, but expected {}", machine.expects_storage());
+    }
+}
+
+/// Opens the file behind the memory.
+fn open_memory() {
+    if !host::open() {
+        bail_out!("the ram= argument does not name a file that the host can open");
     }
 }
 
@@ -136,9 +157,7 @@ fn prove_aliasing(machine: &Machine) {
     if !cpu::has_tag_memory() {
         bail_out!("the CPU has no tag memory");
     }
-    if !host::open() {
-        bail_out!("the ram= argument does not name a file that the host can open");
-    }
+    open_memory();
     if abi::state().x1 != stash::DORMANT {
         bail_out!("the shim is not dormant at boot: STATE is {:#x}", abi::state().x1);
     }

@@ -98,7 +98,8 @@ pub fn activate(flags: u64) -> Outcome {
         );
         cursor = answer.x1;
     }
-    let verifying = if flags & abi::VERIFY != 0 { VERIFYING } else { 0 };
+    let always = machine().expects_verification();
+    let verifying = if always || flags & abi::VERIFY != 0 { VERIFYING } else { 0 };
     same!(abi::state().x1, ACTIVE | verifying, "STATE after ACTIVATE");
     Ok(())
 }

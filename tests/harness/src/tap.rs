@@ -109,11 +109,11 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Runs tests, those whose name has the `only=` argument in it.
+    /// Runs tests, those whose name has the `tagstash.test=` argument in it.
     pub fn run(&mut self, tests: &[Test]) {
-        let only = machine().argument("only").unwrap_or("");
+        let wanted = machine().argument("tagstash.test").unwrap_or("");
         for (name, test) in tests {
-            if contains(name, only) {
+            if contains(name, wanted) {
                 self.run_one(name, *test);
             }
         }

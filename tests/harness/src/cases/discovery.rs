@@ -48,8 +48,9 @@ fn limits() -> Outcome {
     check!(served >= there, "serves {served} CPUs, the tree has {there}");
     same!(abi::regions(), machine().regions.all().len() as u64, "regions");
     same!(version.x3 >> 48, 0, "VERSION: x3 bits 63:48");
+    let hidden = if machine().expects_hidden() { abi::FEATURE_TAGS_HIDDEN } else { 0 };
     let features = if machine().expects_storage() {
-        abi::FEATURE_REUSE | abi::FEATURE_VERIFY
+        abi::FEATURE_REUSE | abi::FEATURE_VERIFY | hidden
     } else {
         version.x2 & abi::FEATURE_VERIFY
     };

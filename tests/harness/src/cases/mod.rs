@@ -8,6 +8,7 @@ mod discovery;
 mod errors;
 mod fences;
 mod fuzz;
+mod hidden;
 mod interrupts;
 mod keys;
 mod none;
@@ -21,12 +22,17 @@ mod verification;
 
 pub use claims::longest;
 pub use discovery::UID;
+pub use hidden::print_registers;
 
 use crate::machine::machine;
 use crate::tap::Tally;
 
 /// Runs what fits the machine.
 pub fn run(tally: &mut Tally) {
+    if machine().expects_hidden() {
+        run_hidden(tally);
+        return;
+    }
     if machine().expects_storage() {
         tally.run(storage::DORMANT_TESTS);
     }
@@ -49,4 +55,16 @@ pub fn run(tally: &mut Tally) {
     tally.run(fences::TESTS);
     tally.run(fuzz::TESTS);
     tally.run(stress::TESTS);
+}
+
+/// Runs what fits a machine whose MTE is hidden: what needs no tags, and what has to be hidden.
+fn run_hidden(tally: &mut Tally) {
+    tally.run(discovery::TESTS);
+    tally.run(psci::TESTS);
+    tally.run(hidden::TESTS);
+    tally.run(errors::TESTS);
+    tally.run(keys::TESTS);
+    tally.run(pools::TESTS);
+    tally.run(runs::TESTS);
+    tally.run(fences::TESTS);
 }
