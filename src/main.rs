@@ -239,12 +239,10 @@ fn count_cpus(tree: &BootTree) -> usize {
 
 /// Sees that what the loader put in memory is in RAM, each piece apart from the others.
 fn find_loaded(tree: &BootTree, blob: &[u8]) -> Loaded {
-    for range in beyond(&tree.memory, stage2::range()) {
-        warn!(
-            "memory {range} is left out: the guest's map ends at {} ({} bits)",
-            stage2::range().end(),
-            bits(stage2::range())
-        );
+    let (end, bits) = (stage2::range().end(), bits(stage2::range()));
+    for range in tree.memory.iter().filter(|range| range.end() > end) {
+        let start = range.start().max(end);
+        warn!("memory {range} is left out from {start} on: the guest's map has {bits} bits");
     }
     let ram = GuestRam::new(&within(&tree.memory, stage2::range()), &[]);
     if ram.ranges().is_empty() {

@@ -167,6 +167,21 @@ def read_single(name: str) -> Callable[[str, int], Result]:
     return read
 
 
+def read_absent(name: str, pattern: str, inner: Callable[[str, int], Result]) -> Callable[[str, int], Result]:
+    """Makes a reader that asks for the lack of a message, as one test besides those that `inner` counts."""
+
+    def read(text: str, status: int) -> Result:
+        result = inner(text, status)
+        found = re.search(pattern, text, re.M)
+        if found:
+            result.failures.append(f"{name}: a line matches '{pattern}': {found[0].strip()}")
+        else:
+            result.passed += 1
+        return result
+
+    return read
+
+
 def read_message(name: str, pattern: str, inner: Optional[Callable[[str, int], Result]] = None
                  ) -> Callable[[str, int], Result]:
     """Makes a reader that asks for a message on the console, as one test besides those that `inner` counts."""
@@ -399,7 +414,7 @@ BAD_BOOTS: list[tuple[str, str, list[str], str, str]] = [
     ("memory-absent", '/ { memory@100000000 { device_type = "memory"; reg = <1 0 0 0x10000000>; }; };', [],
      r"warning: no RAM answers at 0x10[0-9a-f]{7}\.\.0x110000000, though a memory node has it", "boots"),
     ("memory-beyond-the-cpu", '/ { memory@4000000000000 { device_type = "memory"; reg = <0x40000 0 0 0x10000000>; }; };',
-     [], r"warning: 256 MiB of memory are beyond the 48 address bits", "enters"),
+     [], r"warning: memory 0x4[0-9a-f]+\.\.0x4[0-9a-f]+ is left out from 0x4000000000000 on: the guest.s map has 48 bits", "enters"),
     # Free are 2 MiB for the guest's tree and 4 MiB, which are enough for tables, but not for metadata as well.
     ("memory-too-small-for-metadata", "&reserved { high { reg = <0 0x42400000 0 0xbd800000>; }; "
      "low { reg = <0 0x40000000 0 0x200000>; }; middle { reg = <0 0x40e00000 0 0x200000>; }; "
@@ -487,6 +502,118 @@ def cpu_steps() -> Iterator[Step]:
             yield machine(f"cpu-{model}-psci", 60, "only=CPU_ON", read_tap, *options)
 
 
+@dataclass(frozen=True)
+class OptionRun:
+    """A run with boot options: what the console must say and must not say, and how the guest is run."""
+
+    name: str
+    bootargs: str
+    pattern: str
+    absent: Optional[str] = None
+    options: tuple[str, ...] = ()
+    source: str = ""
+    # The shim is to stop before it enters the guest.
+    stops: bool = False
+
+
+# Few tests of the test guest, where it is the shim's console that counts.
+FEW = "tagstash.test=UID"
+# A memory of which 1 GiB and more lies above 32 address bits.
+ABOVE_32_BITS = ("--memory", "4096")
+ALL_WORDS = (r"there are tagstash\.off tagstash\.log=error\|warn\|info\|debug tagstash\.verify=on\|off tagstash\.mte=hide\|show "
+             r"tagstash\.pa-bits=32\|36\|40\|42\|44\|48 tagstash\.test=TEXT")
+OPTION_RUNS: list[OptionRun] = [
+    OptionRun("off", "tagstash.off expect=no-storage", r"tag storage: reuse is off \(tagstash\.off\)",
+              options=("--no-harness-args",)),
+    OptionRun("log-error", f"tagstash.log=error {FEW}", r"harness complete: \d+ passed, 0 failed", r"^tagstash: "),
+    OptionRun("log-warn", f"tagstash.log=warn tagstash.lgo=1 {FEW}", r"warning: boot option tagstash\.lgo=1 is unknown",
+              r"^tagstash: (?!warning)"),
+    OptionRun("log-info", f"tagstash.log=info {FEW}", r"tagstash: version", r"^tagstash: debug"),
+    OptionRun("log-debug", f"tagstash.log=debug {FEW}", r"debug: Options \{ reuse: true, log: Debug"),
+    OptionRun("unknown", f"tagstash.of {FEW}",
+              rf"warning: boot option tagstash\.of is unknown and ignored: {ALL_WORDS}\r?\n"),
+    OptionRun("bad-value", f"tagstash.log=loud {FEW}",
+              r"warning: boot option tagstash\.log=loud is ignored: it must be tagstash\.log=error\|warn\|info\|debug\r?\n"),
+    OptionRun("quoted", f'tagstash.log="debug" {FEW}', r"debug: Options"),
+    OptionRun("others-quotes", f'note="a tagstash.off b" {FEW}', r"service: 3968 frames", r"reuse is off"),
+    OptionRun("module-wins", f"tagstash.log=info {FEW}", r"tagstash: version",
+              source='&chosen { bootargs = "tagstash.log=error"; };'),
+    OptionRun("chosen-counts", f"expect=verification {FEW}", r"tagstash: debug: Options \{.* verify: true",
+              source='&chosen { bootargs = "tagstash.log=debug tagstash.verify=on"; };'),
+    OptionRun("verify-on", "tagstash.verify=on expect=verification tagstash.test=verification",
+              r"ok \d+ - verification: a page harmed in storage"),
+    OptionRun("verify-off", "tagstash.verify=off tagstash.test=verification",
+              r"ok \d+ - verification: a page harmed in storage"),
+    *(OptionRun(f"pa-bits-{bits}", f"tagstash.pa-bits={bits} tagstash.test=P7", rf"CPUs: 2, {bits} address bits", r"left out",
+                options=("--cpus", "2")) for bits in (32, 36, 40, 42, 44, 48)),
+    OptionRun("pa-bits-too-many", f"tagstash.pa-bits=48 {FEW}",
+              r"warning: tagstash\.pa-bits=48 is ignored: this CPU has 40 address bits", r"48 address bits",
+              options=("--cpu", "cortex-a710")),
+    OptionRun("memory-beyond", "tagstash.pa-bits=32 tagstash.test=no-map",
+              r"warning: memory 0x40000000\.\.0x138000000 is left out from 0x100000000 on", options=ABOVE_32_BITS),
+    OptionRun("kernel-beyond", "tagstash.pa-bits=32",
+              r"error: the kernel at 0x120000000\.\.0x120100000 is not in RAM below 0x100000000\b",
+              options=(*ABOVE_32_BITS, "--until", "tagstash: stopped"), stops=True,
+              source="&chosen { module@41200000 { reg = <0x1 0x20000000 0x0 0x100000>; }; };"),
+    OptionRun("nothing-to-hide", "tagstash.mte=hide expect=no-storage", r"tagstash\.mte=hide: nothing to hide",
+              options=("--plain", "--no-mte")),
+]
+
+
+def option_steps() -> Iterator[Step]:
+    """Runs the harness with each boot option."""
+    for run in OPTION_RUNS:
+        options = list(run.options)
+        if run.source:
+            file = BUILD / "options" / f"{run.name}.dts"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(run.source + "\n")
+            options += ["--dts-append", str(file)]
+        read = read_message(run.name, run.pattern, None if run.stops else read_tap)
+        if run.absent:
+            read = read_absent(run.name, run.absent, read)
+        yield machine(f"options-{run.name}", 150, run.bootargs, read, *options)
+
+
+# What the ID registers say of MTE: CRm and op2 in the register's name, and the fields.
+MTE_FIELDS = {"s3_0_c0_c4_1": 0x00F0_0F00_0000_0F00, "s3_0_c0_c4_2": 0x0000_FFF0_00F0_0FFF}
+
+
+def id_registers(text: str) -> dict[tuple[str, str], int]:
+    """Reads the ID registers that the harness printed, by CPU and name."""
+    found = re.findall(r"^# cpu (\d+) (s3_0_c0_c\d_\d) (0x[0-9a-f]+)", text, re.M)
+    return {(cpu, name): int(value, 16) for cpu, name, value in found}
+
+
+def read_hidden_registers(text: str, status: int) -> Result:
+    """Compares the ID registers of two runs, MTE shown and hidden: they differ in the fields of MTE, and in nothing else."""
+    shown = id_registers((LOGS / "hidden-registers-shown.log").read_text(errors="replace"))
+    hidden = id_registers(text)
+    wanted = {(cpu, name): value & ~MTE_FIELDS.get(name, 0) for (cpu, name), value in shown.items()}
+    result = Result()
+    if status != 0:
+        result.failures.append(f"the run ended with status {status}")
+    if len(shown) != 2 * 7 * 8:
+        result.failures.append(f"{len(shown)} ID registers of 2 CPUs were printed, not {2 * 7 * 8}")
+    if any(shown.get((cpu, "s3_0_c0_c4_1"), 0) >> 8 & 0xF < 2 for cpu in "01"):
+        result.failures.append("MTE was to be shown, and is not")
+    for key in sorted(wanted.keys() | hidden.keys()):
+        if wanted.get(key) != hidden.get(key):
+            result.failures.append(f"CPU {key[0]}: {key[1]} is {hidden.get(key, 0):#x}, expected {wanted.get(key, 0):#x}")
+    return result if result.failures else Result(passed=1)
+
+
+def hidden_steps() -> Iterator[Step]:
+    """Runs the harness with MTE hidden from it."""
+    for cpus in ("1", "4"):
+        yield machine(f"hidden-{cpus}cpu", 120, "tagstash.mte=hide expect=hidden",
+                      read_message("hidden", "MTE is hidden from the guest", read_tap), "--cpus", cpus)
+    yield machine("hidden-registers-shown", 60, "mode=registers", read_single("the ID registers are read"), "--cpus", "2",
+                  "--expect", "# registers complete")
+    yield machine("hidden-registers", 60, "mode=registers tagstash.mte=hide", read_hidden_registers, "--cpus", "2",
+                  "--expect", "# registers complete")
+
+
 def entry_steps() -> Iterator[Step]:
     """Enters the image at the wrong exception levels: it says what to change, and stops."""
     for level, text in ((1, "virtualization=on"), (3, "EL3")):
@@ -513,6 +640,8 @@ SUITES = [
     Suite("cpus", "several CPU models, with MTE and without", cpu_steps, needs_firmware=True),
     Suite("dialects", "good device trees of every dialect, with ranges, reservations, NUMA and 12 KiB blocks", dialect_steps,
           needs_firmware=True),
+    Suite("options", "each boot option: the console, and the test guest", option_steps, needs_firmware=True),
+    Suite("hidden", "MTE hidden from the test guest, 1 and 4 CPUs", hidden_steps, needs_firmware=True),
     Suite("entry", "entered at EL1 or EL3: a message, and a stop", entry_steps, needs_firmware=True),
 ]
 

@@ -510,7 +510,8 @@ impl Costs {
         stash::fresh()?;
         let piece = longest(&machine().regions.all()[0]);
         let apart = piece.pages() / (3 * REPEATS) * PAGE;
-        let page_of = |at: u64| piece.start + at * apart;
+        // Even, so that the page's neighbour is guest RAM too, and in the same block.
+        let page_of = |at: u64| (piece.start + at * apart).next_multiple_of(2 * PAGE);
         let claim = |function: u64, page: u64| [function, page, 1, 0, 0, 0, 0, 0];
         let dropped = || abi::statistic(statistic::PAGES_DROPPED);
         for at in 0..REPEATS {
@@ -518,7 +519,8 @@ impl Costs {
             let neighbour = page ^ PAGE;
             same!(self.call(Call::ClaimFree, claim(function::RECLAIM, page))[2], 1, "RECLAIM");
             self.call(Call::ClaimHeld, claim(function::RECLAIM, page));
-            self.call(Call::ClaimTags, claim(function::RECLAIM, neighbour));
+            let answer = self.call(Call::ClaimTags, claim(function::RECLAIM, neighbour));
+            same!(answer[2], 1, "RECLAIM of the neighbour");
             abi::release(neighbour, 1);
             same!(self.call(Call::Release, claim(function::RELEASE, page))[2], 1, "RELEASE");
         }
