@@ -391,6 +391,22 @@ mod tests {
         );
     }
 
+    /// For all values that PARange has, 52 and 56 bits included, and those that are reserved.
+    #[test]
+    fn a_root_spans_its_addresses_and_no_more_in_as_few_tables_as_can_be() {
+        for pa_range in 0..16 {
+            let shape = Shape::stage2(pa_range);
+            let bits = [32, 36, 40, 42, 44].get(pa_range as usize).copied().unwrap_or(48);
+            assert_eq!(shape.bits, bits, "PARange {pa_range}");
+            let entries = 1 << (bits - shift(shape.start_level));
+            assert_eq!(shape.root_tables, usize::max(entries / ENTRIES, 1), "PARange {pa_range}");
+            // Arm ARM, D8.2: up to 16 tables side by side; T0SZ between 16 and 48 bits.
+            assert!(shape.root_tables <= 16 && shape.root_tables.is_power_of_two());
+            assert!(shape.start_level == 1 || bits >= 44, "PARange {pa_range}");
+            assert_eq!(shape.range().len(), 1 << bits);
+        }
+    }
+
     #[test]
     fn everything_is_mapped_with_exactly_the_tables_foretold() {
         for pa_range in 0..=5 {

@@ -524,7 +524,7 @@ ALL_WORDS = (r"there are tagstash\.off tagstash\.log=error\|warn\|info\|debug ta
              r"tagstash\.pa-bits=32\|36\|40\|42\|44\|48 tagstash\.test=TEXT")
 OPTION_RUNS: list[OptionRun] = [
     OptionRun("off", "tagstash.off expect=no-storage", r"tag storage: reuse is off \(tagstash\.off\)",
-              options=("--no-harness-args",)),
+              options=("--no-harness-args", "--cpus", "3")),
     OptionRun("log-error", f"tagstash.log=error {FEW}", r"harness complete: \d+ passed, 0 failed", r"^tagstash: "),
     OptionRun("log-warn", f"tagstash.log=warn tagstash.lgo=1 {FEW}", r"warning: boot option tagstash\.lgo=1 is unknown",
               r"^tagstash: (?!warning)"),
@@ -544,7 +544,7 @@ OPTION_RUNS: list[OptionRun] = [
               r"ok \d+ - verification: a page harmed in storage"),
     OptionRun("verify-off", "tagstash.verify=off tagstash.test=verification",
               r"ok \d+ - verification: a page harmed in storage"),
-    *(OptionRun(f"pa-bits-{bits}", f"tagstash.pa-bits={bits} tagstash.test=P7", rf"CPUs: 2, {bits} address bits", r"left out",
+    *(OptionRun(f"pa-bits-{bits}", f"tagstash.pa-bits={bits} tagstash.test=every", rf"CPUs: 2, {bits} address bits", r"left out",
                 options=("--cpus", "2")) for bits in (32, 36, 40, 42, 44, 48)),
     OptionRun("pa-bits-too-many", f"tagstash.pa-bits=48 {FEW}",
               r"warning: tagstash\.pa-bits=48 is ignored: this CPU has 40 address bits", r"48 address bits",
@@ -555,7 +555,7 @@ OPTION_RUNS: list[OptionRun] = [
               r"error: the kernel at 0x120000000\.\.0x120100000 is not in RAM below 0x100000000\b",
               options=(*ABOVE_32_BITS, "--until", "tagstash: stopped"), stops=True,
               source="&chosen { module@41200000 { reg = <0x1 0x20000000 0x0 0x100000>; }; };"),
-    OptionRun("nothing-to-hide", "tagstash.mte=hide expect=no-storage", r"tagstash\.mte=hide: nothing to hide",
+    OptionRun("nothing-to-hide", "tagstash.mte=hide expect=no-storage tagstash.test=P9", r"tagstash\.mte=hide: nothing to hide",
               options=("--plain", "--no-mte")),
 ]
 
