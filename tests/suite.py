@@ -499,7 +499,7 @@ def cpu_steps() -> Iterator[Step]:
             yield machine(f"cpu-{model}", 120, "mode=report",
                           read_message(model, pattern, read_single(f"{model}: the guest's report")), "--expect",
                           "# report complete", *options)
-            yield machine(f"cpu-{model}-psci", 60, "only=CPU_ON", read_tap, *options)
+            yield machine(f"cpu-{model}-psci", 60, "tagstash.test=CPU_ON", read_tap, *options)
 
 
 @dataclass(frozen=True)
