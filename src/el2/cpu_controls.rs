@@ -153,9 +153,10 @@ const DEBUG2_NOT_TRAPPED: u64 = 0x01ff_ffff;
 /// The table. Rows are written from top to bottom: CPTR_EL2 before what it traps, ICC_SRE_EL2
 /// before ICH_HCR_EL2.
 static CONTROLS: &[Control] = &[
-    // Interrupts and SErrors stay EL1's (AMO, IMO, FMO 0), so do its ID registers (TID0-5 0;
-    // where MTE is hidden TID3 and TID5 are 1), waits (TWI, TWE 0) and maintenance. SWIO: EL1's invalidation by set and way would drop
-    // dirty lines of EL2; it cleans as well. TSC: PSCI calls carry entry points.
+    // Interrupts and SErrors stay EL1's (AMO, IMO, FMO 0), so do its ID registers (TID0-5 0; where
+    // MTE is hidden TID3 and TID5 are 1), waits (TWI, TWE 0) and maintenance. SWIO: EL1's
+    // invalidation by set and way would drop dirty lines of EL2; it cleans as well. TSC: PSCI
+    // calls carry entry points.
     control!(
         HCR_EL2,
         always,
