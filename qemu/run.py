@@ -152,11 +152,11 @@ def layout_block8k(start: int, ram: int) -> Layout:
 def layout_block12k(start: int, ram: int) -> Layout:
     """Blocks of 12 KiB: no power of two, and 384 KiB of data each, so that no two blocks lie alike in the address space.
 
-    Tagged memory begins 4 KiB after the start of RAM, and the storage a page after a multiple of the block size.
+    Tagged memory begins 128 KiB after the start of RAM, and the storage a page after a multiple of the block size.
     """
     block = 12 * KIB
     span = block * DATA_PER_TAG_BYTE
-    skipped = 4 * KIB
+    skipped = 128 * KIB
     carve = ram // DATA_PER_TAG_BYTE
     length = (ram - carve - skipped) // span * span
     base = start + skipped
