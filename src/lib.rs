@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`addr`] | addresses, ranges and pages that cannot be mixed up |
 //! | [`translation`] | tables of the identity maps that EL2 and the guest see |
+//! | [`walk`] | the level at which a walk of the guest's own tables ended |
 //! | [`sync`] | atomics: core's, or the model checker's |
 //! | [`ram`] | what is guest RAM, and the check of what the guest says |
 //! | [`space`], [`payload`] | free places in RAM at boot, and the guest's kernel |
@@ -53,3 +54,4 @@ pub mod sync;
 pub mod sysreg;
 pub mod tags;
 pub mod translation;
+pub mod walk;

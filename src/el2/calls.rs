@@ -20,6 +20,7 @@ use spin::Once;
 use tagstash::hypercall::abi::{Function, Reply, is_vendor_hypervisor};
 use tagstash::hypercall::service::Service;
 use tagstash::platform::Caller;
+use tagstash::ram::GuestRam;
 use tock_registers::interfaces::Readable;
 
 /// The service, on this machine.
@@ -53,6 +54,11 @@ static LSE: AtomicBool = AtomicBool::new(false);
 pub fn init(service: MachineService, lse: bool) {
     LSE.store(lse, Ordering::Relaxed);
     SERVICE.call_once(|| service);
+}
+
+/// What is guest RAM, once there is a guest.
+pub fn guest_ram() -> Option<&'static GuestRam> {
+    SERVICE.get().map(Service::ram)
 }
 
 /// The guest at the moment of a call.

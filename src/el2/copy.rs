@@ -80,22 +80,40 @@ pub fn landing_after(address: u64) -> Option<u64> {
 #[inline(always)]
 fn copy(from: PhysAddr, to: PhysAddr, bytes: u64) -> Result<(), CopyFault> {
     // SAFETY: The service passes pages that it checked to be guest RAM, and frames, which are
-    // nobody's Rust object; `bytes` is a multiple of 64. What is not mapped ends in a fault.
+    // nobody's Rust object; `load` passes a line of guest RAM and one of its own. `bytes` is a
+    // multiple of 64. What is not mapped ends in a fault.
     match unsafe { guarded_copy(from.0, to.0, bytes) } {
         0 => Ok(()),
         _ => Err(CopyFault),
     }
 }
 
-/// Says whether loads from each page of `range`, which is mapped, are answered. What is read is
-/// dropped.
+/// Words that one round copies.
+const LINE: usize = (ROUND / 8) as usize;
+
+/// Loads a line, aligned to [`ROUND`]; `None` after an external abort.
+fn line(start: PhysAddr) -> Option<[u64; LINE]> {
+    let mut line = [0; LINE];
+    copy(start, PhysAddr(&raw mut line as u64), ROUND).ok()?;
+    Some(line)
+}
+
+/// Says whether loads from each page of `range`, which is mapped, are answered.
 pub fn answers(range: PhysRange) -> bool {
-    let mut scratch = [0u8; ROUND as usize];
     let pages = range.page_cover().unwrap_or(range);
-    (pages.start().0..pages.end().0).step_by(PAGE_SIZE as usize).all(|page| {
-        // SAFETY: Reads one round of a page, which may fault, and writes a local of that length.
-        unsafe { guarded_copy(page, scratch.as_mut_ptr() as u64, ROUND) == 0 }
-    })
+    let mut starts = (pages.start().0..pages.end().0).step_by(PAGE_SIZE as usize);
+    starts.all(|page| line(PhysAddr(page)).is_some())
+}
+
+/// Loads one word of guest RAM, which the caller has checked to be that; `None` after an external
+/// abort, and where `address` is not aligned.
+pub fn load(address: PhysAddr) -> Option<u64> {
+    if !address.is_aligned(8) {
+        return None;
+    }
+    // A line lies in one page, so that all of it is guest RAM if the word is.
+    let start = address.0 & !(ROUND - 1);
+    line(PhysAddr(start))?.get(((address.0 - start) / 8) as usize).copied()
 }
 
 impl PageMemory for Machine {

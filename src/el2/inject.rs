@@ -2,10 +2,12 @@
 //! Exceptions given to EL1, as the CPU would take them there (Arm ARM, AArch64.TakeException).
 
 use super::exception::class;
-use super::features;
 use super::guest::Frame;
 use super::registers::GCSCR_EL1;
+use super::{calls, copy, features};
 use aarch64_cpu::registers::*;
+use tagstash::addr::PhysAddr;
+use tagstash::walk::Stage1;
 
 /// PSTATE as SPSR holds it.
 mod pstate {
@@ -40,11 +42,19 @@ const CLASS_SHIFT: u64 = 26;
 /// What a class of aborts of a lower level becomes for those of the same level.
 const SAME_LEVEL: u64 = 1;
 
-/// ISS of aborts: bits that stay what they are. CM: of cache maintenance; WnR: by a write. For an
-/// instruction abort both are reserved and 0.
+/// ISS of data aborts: bits that stay what they are. CM: of cache maintenance or address
+/// translation; WnR: by a write, and for an instruction that both reads and writes what the CPU
+/// reported. All others stay behind. ISV and what it vouches for (SAS, SSE, SRT, SF, AR) are there
+/// for aborts of stage 2 only; FnV would say that FAR does not hold, which it does; EA and SET
+/// would tell of an error that did not happen; S1PTW is for EL2. For an instruction abort CM and
+/// WnR are reserved.
 const ABORT_KEPT: u64 = 1 << 8 | 1 << 6;
+/// ISS of aborts: the fault of stage 2 came while stage 1 was walked.
+const WALK: u64 = 1 << 7;
 /// DFSC and IFSC: synchronous external abort, not on a table walk.
 const EXTERNAL_ABORT: u64 = 0x10;
+/// The same on a walk, at level 0; the codes of other levels are above and below it.
+const EXTERNAL_ABORT_ON_WALK: u64 = 0x14;
 
 /// Gives the guest an undefined-instruction exception.
 pub fn undefined(frame: &mut Frame) {
@@ -52,6 +62,10 @@ pub fn undefined(frame: &mut Frame) {
 }
 
 /// Gives the guest the abort in the frame as an external one: nothing answers at this address.
+///
+/// That is what EL1 would see of a machine that has no memory there. A walk that met no memory is
+/// told apart by its level, and so are fetches, which have a class of their own; an AT whose
+/// walk ends so is an exception as well, not a result in PAR_EL1 (Arm ARM, D8.14).
 pub fn external_abort(frame: &mut Frame) {
     let from_el1 = frame.spsr & (pstate::MODE & !1) == pstate::EL1T;
     let class = frame.class() | if from_el1 { SAME_LEVEL } else { 0 };
@@ -60,8 +74,28 @@ pub fn external_abort(frame: &mut Frame) {
         _ => 0,
     };
     let long = frame.esr & LONG;
-    FAR_EL1.set(FAR_EL2.get());
-    take(frame, class << CLASS_SHIFT | long | kept | EXTERNAL_ABORT);
+    let address = FAR_EL2.get();
+    let code = match frame.esr & WALK {
+        0 => EXTERNAL_ABORT,
+        _ => EXTERNAL_ABORT_ON_WALK.wrapping_add_signed(walk_level(address).into()),
+    };
+    FAR_EL1.set(address);
+    take(frame, class << CLASS_SHIFT | long | kept | code);
+}
+
+/// The page, in guest-physical addresses, whose fault came to EL2 (HPFAR_EL2.FIPA).
+fn faulting_page() -> PhysAddr {
+    PhysAddr((HPFAR_EL2.get() & 0x0fff_ffff_fff0) << 8)
+}
+
+/// The level of the guest's own walk for `address` that met the fault. The syndrome at EL2 has
+/// that of stage 2.
+fn walk_level(address: u64) -> i32 {
+    let regime = Stage1 { tcr: TCR_EL1.get(), ttbr0: TTBR0_EL1.get(), ttbr1: TTBR1_EL1.get() };
+    regime.level_of(address, faulting_page(), |descriptor| {
+        calls::guest_ram()?.check(descriptor, size_of::<u64>() as u64)?;
+        copy::load(descriptor)
+    })
 }
 
 /// Makes the guest take a synchronous exception with this syndrome where it is.

@@ -128,6 +128,11 @@ impl<'a, P: Platform> Service<'a, P> {
         &self.platform
     }
 
+    /// What is guest RAM.
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
     /// Serves one call: `args` are `x0`-`x7`. A number that is not in the ABI is
     /// [`Status::NotSupported`].
     ///
