@@ -41,6 +41,12 @@ pub fn isb() {
     unsafe { asm!("isb", options(nostack)) }
 }
 
+/// Makes this CPU translate by its registers and tables as they are now.
+pub fn forget_translations() {
+    // SAFETY: what was cached is read again.
+    unsafe { asm!("isb", "tlbi vmalle1", "dsb nsh", "isb", options(nostack)) }
+}
+
 /// Cleans the cache line at an address to the point of coherency.
 pub fn clean_line(address: u64) {
     // SAFETY: a clean changes no memory as the CPUs see it.

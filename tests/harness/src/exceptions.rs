@@ -17,12 +17,16 @@ pub struct Frame {
 }
 
 /// An abort that a probe met.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abort {
     /// ESR_EL1.
     pub syndrome: u64,
     /// FAR_EL1.
     pub address: u64,
+    /// ELR_EL1.
+    pub at: u64,
+    /// SPSR_EL1.
+    pub state: u64,
 }
 
 impl Abort {
@@ -62,8 +66,8 @@ pub fn this_cpu() -> usize {
     read_register!("tpidr_el1") as usize
 }
 
-/// Runs one of the probes of `cpu`; the abort it met, if any. An abort resumes where the probe
-/// returns to.
+/// Runs one of the probes of `cpu` or `probes`; the abort it met, if any. An abort resumes where
+/// the probe returns to, a program at EL0 where x17 says.
 pub fn expect(probe: impl FnOnce()) -> Option<Abort> {
     let own = &CPUS.0[this_cpu()];
     own.met.set(None);
@@ -77,6 +81,9 @@ pub fn expect(probe: impl FnOnce()) -> Option<Abort> {
 
 const SYNCHRONOUS: u64 = 4;
 const INTERRUPT: u64 = 5;
+const SYNCHRONOUS_FROM_EL0: u64 = 8;
+/// EL1h, all masked: as the shim starts the harness.
+const EL1H: u64 = 0x3c5;
 
 /// Called by the vectors with all registers saved. `kind` is the vector's number.
 pub extern "C" fn exception_taken(kind: u64, frame: &mut Frame) {
@@ -88,10 +95,15 @@ pub extern "C" fn exception_taken(kind: u64, frame: &mut Frame) {
     let address = read_register!("far_el1");
     if let Some(own) = CPUS.0.get(number)
         && own.expecting.replace(false)
-        && kind == SYNCHRONOUS
+        && matches!(kind, SYNCHRONOUS | SYNCHRONOUS_FROM_EL0)
     {
-        own.met.set(Some(Abort { syndrome, address }));
-        frame.elr = frame.registers[30];
+        own.met.set(Some(Abort { syndrome, address, at: frame.elr, state: frame.spsr }));
+        if kind == SYNCHRONOUS {
+            frame.elr = frame.registers[30];
+        } else {
+            frame.elr = frame.registers[17];
+            frame.spsr = EL1H;
+        }
         return;
     }
     console::print_at_once(format_args!(

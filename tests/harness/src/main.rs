@@ -33,6 +33,7 @@ mod machine;
 mod mmu;
 mod pages;
 mod prng;
+mod probes;
 mod psci;
 mod ranges;
 mod report;
@@ -110,7 +111,8 @@ pub extern "C" fn primary_main(tree: u64) -> ! {
     semihosting::exit(tally.finish())
 }
 
-fn image() -> Range {
+/// Where the harness itself lies.
+pub fn image() -> Range {
     unsafe extern "C" {
         static image_head: u8;
         static __image_end: u8;

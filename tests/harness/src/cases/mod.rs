@@ -2,6 +2,7 @@
 //! The tests, a file for each topic. Where a test keeps one of the promises of docs/abi.md
 //! section 5, its name begins with the promise's id.
 
+mod aborts;
 mod cache;
 mod claims;
 mod discovery;
@@ -53,6 +54,7 @@ pub fn run(tally: &mut Tally) {
     tally.run(interrupts::TESTS);
     tally.run(verification::TESTS);
     tally.run(fences::TESTS);
+    tally.run(aborts::TESTS);
     tally.run(fuzz::TESTS);
     tally.run(stress::TESTS);
 }
