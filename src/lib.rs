@@ -16,6 +16,7 @@
 //! | [`platform`] | what the portable part asks of the machine: copies, cache maintenance |
 //! | [`tags`] | device tree -> regions, address arithmetic, the ledger of claims |
 //! | [`stash`] | frames, keys, the table that finds and evicts, epochs that flush |
+//! | [`events`] | what happened lately, for the guest to ask |
 //! | [`hypercall`] | the ABI, and its dispatch: decode, validate, call, encode |
 //! | [`dtb`] | what is read from the device tree, and the copy that the guest sees |
 //! | [`options`] | the words in the boot arguments that are for the shim |
@@ -41,6 +42,7 @@ extern crate alloc;
 
 pub mod addr;
 pub mod dtb;
+pub mod events;
 pub mod hypercall;
 pub mod loaded;
 pub mod options;

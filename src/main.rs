@@ -24,6 +24,7 @@ use tagstash::addr::{PAGE_SIZE, PhysAddr, PhysRange};
 use tagstash::dtb::blob::{Blob, total_size};
 use tagstash::dtb::patch::{GuestPlan, guest_tree};
 use tagstash::dtb::read::{BootTree, Conduit, read};
+use tagstash::events::Kind;
 use tagstash::hypercall::abi;
 use tagstash::hypercall::service::{Policy, Service};
 use tagstash::loaded::{Loaded, Name};
@@ -93,7 +94,7 @@ extern "C" fn boot(tree: u64, next_table: u64) -> ! {
     place_kernel(&payload, kernel);
     info!("heap: {} KiB used", heap::used() >> 10);
     info!("entering the guest at {}, EL1, device tree at {tree}", kernel.start());
-    guest::enter(kernel.start().0, tree.0)
+    guest::enter(Kind::GuestEntered, kernel.start().0, tree.0)
 }
 
 /// Maps the device tree that the loader left at `address`. Without one there is no console to

@@ -70,6 +70,11 @@ pub trait Caller {
 
     /// Says whether the caller had interrupts unmasked and one is pending now.
     fn interrupted(&self) -> bool;
+
+    /// The time, in ticks of a counter that all CPUs share; 0 where there is none.
+    fn now(&self) -> u64 {
+        0
+    }
 }
 
 /// All that the machine does for the service.

@@ -15,8 +15,10 @@ use super::guest::Frame;
 use super::registers::ISR_EL1;
 use super::smc::{self, NOT_SUPPORTED, Registers};
 use super::{percpu, psci};
+use aarch64_cpu::registers::CNTPCT_EL0;
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Once;
+use tagstash::events::Kind;
 use tagstash::hypercall::abi::{Function, Reply, is_vendor_hypervisor};
 use tagstash::hypercall::service::Service;
 use tagstash::platform::Caller;
@@ -61,6 +63,30 @@ pub fn guest_ram() -> Option<&'static GuestRam> {
     SERVICE.get().map(Service::ram)
 }
 
+/// Notes an event of CPU `cpu`, which is this one, once there is a service.
+#[cold]
+pub fn note(cpu: usize, kind: Kind, argument: u64) {
+    struct This(usize);
+
+    impl Caller for This {
+        fn cpu(&self) -> usize {
+            self.0
+        }
+
+        fn interrupted(&self) -> bool {
+            false
+        }
+
+        fn now(&self) -> u64 {
+            CNTPCT_EL0.get()
+        }
+    }
+
+    if let Some(service) = SERVICE.get() {
+        service.note(&This(cpu), kind, argument);
+    }
+}
+
 /// The guest at the moment of a call.
 struct Guest<'a>(&'a Frame);
 
@@ -73,6 +99,11 @@ impl Caller for Guest<'_> {
     #[inline(always)]
     fn interrupted(&self) -> bool {
         ISR_EL1.get() & !self.0.spsr & IRQ_AND_FIQ != 0
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        CNTPCT_EL0.get()
     }
 }
 
@@ -127,6 +158,7 @@ fn serve(service: &MachineService, frame: &mut Frame) {
 #[inline(never)]
 fn others(frame: &mut Frame, esr: u64, function: u32) {
     let by_smc = esr & BY_SMC != 0;
+    let cpu = percpu::number_of(frame);
     let Some(registers) = frame.x.first_chunk_mut::<18>() else {
         return;
     };
@@ -139,8 +171,13 @@ fn others(frame: &mut Frame, esr: u64, function: u32) {
         SMCCC_ARCH_FEATURES => arch_features(registers, by_smc),
         _ if WORKAROUNDS.contains(&function) => smc::relay(registers),
         _ if !by_smc => registers[0] = NOT_SUPPORTED,
-        0x8400_0000..=0x8400_001f | 0xc400_0000..=0xc400_001f => psci::serve(function, registers),
-        0x8400_0020..=0x8400_003f | 0xc400_0020..=0xc400_003f => registers[0] = NOT_SUPPORTED,
+        0x8400_0000..=0x8400_001f | 0xc400_0000..=0xc400_001f => {
+            psci::serve(cpu, function, registers)
+        }
+        0x8400_0020..=0x8400_003f | 0xc400_0020..=0xc400_003f => {
+            note(cpu, Kind::CallRefused, function.into());
+            registers[0] = NOT_SUPPORTED;
+        }
         _ => smc::relay(registers),
     }
 }

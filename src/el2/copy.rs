@@ -80,7 +80,7 @@ pub fn landing_after(address: u64) -> Option<u64> {
 #[inline(always)]
 fn copy(from: PhysAddr, to: PhysAddr, bytes: u64) -> Result<(), CopyFault> {
     // SAFETY: The service passes pages that it checked to be guest RAM, and frames, which are
-    // nobody's Rust object; `load` passes a line of guest RAM and one of its own. `bytes` is a
+    // nobody's Rust object; `line` reads mapped memory and writes a local. `bytes` is a
     // multiple of 64. What is not mapped ends in a fault.
     match unsafe { guarded_copy(from.0, to.0, bytes) } {
         0 => Ok(()),

@@ -2,8 +2,9 @@
 //! The guest: its registers while EL2 runs, and EL1's state when it is entered.
 
 use super::registers::{GCSCR_EL1, GCSCRE0_EL1, SCTLR2_EL1};
-use super::{cache, cpu_controls, features, percpu, stage2};
+use super::{cache, calls, cpu_controls, features, percpu, stage2};
 use aarch64_cpu::registers::*;
+use tagstash::events::Kind;
 
 /// What the vectors save of an interrupted program, on the stack of its CPU. `vectors` holds
 /// the assembly to this layout.
@@ -93,10 +94,12 @@ fn reset_el1() {
 }
 
 /// Enters the guest at `entry`, on this CPU, with `argument` in x0 and zero in x1 to x30.
-/// The stack is given up: the next exception begins at its top.
-pub fn enter(entry: u64, argument: u64) -> ! {
+/// The stack is given up: the next exception begins at its top. `event` is what is noted.
+pub fn enter(event: Kind, entry: u64, argument: u64) -> ! {
     let here = 0u8;
-    let stack_top = percpu::stack_top(percpu::number_of(&here)).0;
+    let cpu = percpu::number_of(&here);
+    let stack_top = percpu::stack_top(cpu).0;
+    calls::note(cpu, event, entry);
     cpu_controls::apply();
     stage2::activate();
     reset_el1();

@@ -4,9 +4,10 @@
 use super::exception::class;
 use super::guest::Frame;
 use super::registers::GCSCR_EL1;
-use super::{calls, copy, features};
+use super::{calls, copy, features, percpu};
 use aarch64_cpu::registers::*;
-use tagstash::addr::PhysAddr;
+use tagstash::addr::{PAGE_SIZE, PhysAddr};
+use tagstash::events::Kind;
 use tagstash::walk::Stage1;
 
 /// PSTATE as SPSR holds it.
@@ -58,6 +59,7 @@ const EXTERNAL_ABORT_ON_WALK: u64 = 0x14;
 
 /// Gives the guest an undefined-instruction exception.
 pub fn undefined(frame: &mut Frame) {
+    calls::note(percpu::number_of(frame), Kind::UndefinedInjected, frame.esr);
     take(frame, LONG);
 }
 
@@ -79,6 +81,8 @@ pub fn external_abort(frame: &mut Frame) {
         0 => EXTERNAL_ABORT,
         _ => EXTERNAL_ABORT_ON_WALK.wrapping_add_signed(walk_level(address).into()),
     };
+    let place = faulting_page().0 | address & (PAGE_SIZE - 1);
+    calls::note(percpu::number_of(frame), Kind::AbortInjected, place);
     FAR_EL1.set(address);
     take(frame, class << CLASS_SHIFT | long | kept | code);
 }

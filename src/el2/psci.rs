@@ -3,12 +3,13 @@
 //! that the guest starts comes to EL1 by way of EL2.
 
 use super::smc::{self, NOT_SUPPORTED, Registers};
-use super::{cache, guest, head, percpu};
+use super::{cache, calls, guest, head, percpu};
 use aarch64_cpu::registers::MPIDR_EL1;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use spin::Once;
 use tagstash::addr::{PhysAddr, PhysRange};
+use tagstash::events::Kind;
 use tagstash::psci::{CPU_ON, Fate, SYSTEM_OFF, WIDE, fate};
 use tock_registers::interfaces::Readable;
 
@@ -59,8 +60,8 @@ pub fn init(in_tree: &[u64]) -> usize {
     CPUS.call_once(|| cpus).len()
 }
 
-/// Serves a PSCI call of the guest: function in x0, arguments from x1 on.
-pub fn serve(function: u32, registers: &mut Registers) {
+/// Serves a PSCI call of the guest on CPU `cpu`: function in x0, arguments from x1 on.
+pub fn serve(cpu: usize, function: u32, registers: &mut Registers) {
     match fate(function) {
         Fate::Pass => smc::relay(registers),
         Fate::Start => {
@@ -69,7 +70,10 @@ pub fn serve(function: u32, registers: &mut Registers) {
             registers[0] = start(target, entry, context);
         }
         Fate::Ask => registers[0] = offered(registers),
-        Fate::Refuse => registers[0] = NOT_SUPPORTED,
+        Fate::Refuse => {
+            calls::note(cpu, Kind::CallRefused, function.into());
+            registers[0] = NOT_SUPPORTED;
+        }
     }
 }
 
@@ -125,7 +129,7 @@ pub extern "C" fn started(slot: &'static StartSlot) -> ! {
     let context = slot.context.load(Ordering::Relaxed);
     // From here on firmware itself says that this CPU is on.
     slot.taken.store(0, Ordering::Release);
-    guest::enter(entry, context)
+    guest::enter(Kind::CpuStarted, entry, context)
 }
 
 /// Turns the machine off; returns only if nothing answers.

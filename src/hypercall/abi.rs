@@ -40,6 +40,8 @@ pub enum Function {
     Census = 0xc600_0103,
     /// Dormant or active, and the totals.
     State = 0xc600_0104,
+    /// One event of those that happened lately.
+    Events = 0xc600_0105,
     /// Makes a pool, or finds a shared one.
     PoolCreate = 0xc600_0110,
     /// Destroys a pool.
@@ -68,7 +70,7 @@ pub enum Function {
 
 impl Function {
     /// All functions.
-    pub const ALL: [Function; 19] = [
+    pub const ALL: [Function; 20] = [
         Function::Uid,
         Function::Revision,
         Function::Version,
@@ -76,6 +78,7 @@ impl Function {
         Function::Statistic,
         Function::Census,
         Function::State,
+        Function::Events,
         Function::PoolCreate,
         Function::PoolDestroy,
         Function::Put,
@@ -101,6 +104,7 @@ impl Function {
             0xc600_0102 => Function::Statistic,
             0xc600_0103 => Function::Census,
             0xc600_0104 => Function::State,
+            0xc600_0105 => Function::Events,
             0xc600_0110 => Function::PoolCreate,
             0xc600_0111 => Function::PoolDestroy,
             0xc600_0120 => Function::Put,

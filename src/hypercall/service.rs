@@ -3,6 +3,7 @@
 
 use super::abi::{Function, Reply, Status, UID, VERSION_MAJOR, VERSION_MINOR};
 use crate::addr::{PAGE_SIZE, PhysAddr, PhysRange};
+use crate::events::{Events, Found, Kind};
 use crate::platform::{Caller, Platform};
 use crate::ram::GuestRam;
 use crate::stash::key::{MAX_PARTS, Object};
@@ -40,6 +41,9 @@ const POOL_SHARED: u64 = 1 << 8;
 /// STATE: verification is on.
 const STATE_VERIFICATION: u64 = 1 << 8;
 
+/// EVENTS: the answer has the time instead of the argument.
+const EVENT_TIME: u64 = 1;
+
 /// What the last ACTIVATE or DEACTIVATE said; the value is STATE's. It decides nothing: what
 /// may be done with a frame is said by its own word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +76,7 @@ pub struct Service<'a, P> {
     features: u64,
     /// Every activation verifies.
     verify: bool,
+    events: Events,
     platform: P,
 }
 
@@ -84,6 +89,13 @@ struct PageRun {
     object: Object,
     index: u64,
     pages: u64,
+}
+
+impl PageRun {
+    /// Where page `n` of a run at `address` is. Such a run has been checked not to wrap.
+    fn page(&self, address: PhysAddr, n: u64) -> PhysAddr {
+        PhysAddr(address.0.wrapping_add(n.wrapping_mul(self.pool.page_size.bytes())))
+    }
 }
 
 impl<'a, P: Platform> Service<'a, P> {
@@ -107,6 +119,7 @@ impl<'a, P: Platform> Service<'a, P> {
             mode: AtomicU32::new(Mode::Dormant as u32),
             features: reuse | FEATURE_VERIFY,
             verify: false,
+            events: Events::new(cpus),
             platform,
         }
     }
@@ -131,6 +144,12 @@ impl<'a, P: Platform> Service<'a, P> {
     /// What is guest RAM.
     pub fn ram(&self) -> &GuestRam {
         &self.ram
+    }
+
+    /// Notes an event of the CPU that calls.
+    #[inline(always)]
+    pub fn note(&self, caller: &impl Caller, kind: Kind, argument: u64) {
+        self.events.note(caller.cpu(), caller.now(), kind, argument);
     }
 
     /// Serves one call: `args` are `x0`-`x7`. A number that is not in the ABI is
@@ -176,8 +195,9 @@ impl<'a, P: Platform> Service<'a, P> {
             Function::Statistic => self.statistic(args),
             Function::Census => self.census(args),
             Function::State => Ok(self.state()),
-            Function::PoolCreate => self.pool_create(args),
-            Function::PoolDestroy => self.pool_destroy(args),
+            Function::Events => self.event(args),
+            Function::PoolCreate => self.pool_create(args, caller),
+            Function::PoolDestroy => self.pool_destroy(args, caller),
             Function::Query => self.query(args),
             Function::Activate => self.activate(args, caller),
             Function::Deactivate => self.deactivate(args, caller, stats),
@@ -247,8 +267,24 @@ impl<'a, P: Platform> Service<'a, P> {
         ])
     }
 
+    fn event(&self, args: &[u64; 8]) -> Result<Reply, Fault> {
+        let with_time = match args[2] {
+            0 => false,
+            EVENT_TIME => true,
+            _ => return Err(Status::InvalidParameter),
+        };
+        Ok(Reply::with(match self.events.first_from(args[1]) {
+            Found::Later(number) => [number, 0, 0],
+            Found::Event(event) => [
+                event.number,
+                u64::from(event.kind) | u64::from(event.cpu) << 8,
+                if with_time { event.time } else { event.argument },
+            ],
+        }))
+    }
+
     #[inline(always)]
-    fn pool_create(&self, args: &[u64; 8]) -> Result<Reply, Fault> {
+    fn pool_create(&self, args: &[u64; 8], caller: &impl Caller) -> Result<Reply, Fault> {
         let flags = args[1] & !0xff;
         if flags & !POOL_SHARED != 0 {
             return Err(Status::InvalidParameter);
@@ -259,7 +295,10 @@ impl<'a, P: Platform> Service<'a, P> {
         }
         let uuid = (flags & POOL_SHARED != 0).then_some([args[2], args[3]]);
         match self.stash.create_pool(page_size, uuid) {
-            Ok(id) => Ok(Reply::with([u64::from(id.0), 0, 0])),
+            Ok(id) => {
+                self.note(caller, Kind::PoolCreated, id.0.into());
+                Ok(Reply::with([u64::from(id.0), 0, 0]))
+            }
             Err(PoolError::Busy) => Err(Status::Busy),
             Err(PoolError::Mismatch) => Err(Status::PoolMismatch),
             Err(PoolError::Full) => Err(Status::NoFreePool),
@@ -267,9 +306,10 @@ impl<'a, P: Platform> Service<'a, P> {
     }
 
     #[inline(always)]
-    fn pool_destroy(&self, args: &[u64; 8]) -> Result<Reply, Fault> {
+    fn pool_destroy(&self, args: &[u64; 8], caller: &impl Caller) -> Result<Reply, Fault> {
         let pool = self.pool(args)?;
         if self.stash.destroy_pool(pool.id) {
+            self.note(caller, Kind::PoolDestroyed, pool.id.0.into());
             Ok(Reply::of(Status::Success))
         } else {
             Err(Status::NoSuchPool)
@@ -319,16 +359,15 @@ impl<'a, P: Platform> Service<'a, P> {
             stats,
             steps(run.pages, 1, caller),
             |n, put| {
-                tally.add(
-                    n,
-                    match put {
-                        Put::Kept => Status::Success,
-                        Put::Refused => Status::NotCached,
-                        Put::Fault => Status::CopyFault,
-                    },
-                );
+                let status = match put {
+                    Put::Kept => Status::Success,
+                    Put::Refused => Status::NotCached,
+                    Put::Fault => tally.odd(n, Kind::CopyFault, Status::CopyFault),
+                };
+                tally.add(n, status);
             },
         );
+        self.note_odd(caller, &run, address, &tally);
         Ok(tally.reply())
     }
 
@@ -346,17 +385,25 @@ impl<'a, P: Platform> Service<'a, P> {
             stats,
             steps(run.pages, 1, caller),
             |n, get| {
-                tally.add(
-                    n,
-                    match get {
-                        Get::Hit => Status::Success,
-                        Get::Miss | Get::Mismatch => Status::Miss,
-                        Get::Fault => Status::CopyFault,
-                    },
-                );
+                let status = match get {
+                    Get::Hit => Status::Success,
+                    Get::Miss => Status::Miss,
+                    Get::Mismatch => tally.odd(n, Kind::Mismatch, Status::Miss),
+                    Get::Fault => tally.odd(n, Kind::CopyFault, Status::CopyFault),
+                };
+                tally.add(n, status);
             },
         );
+        self.note_odd(caller, &run, address, &tally);
         Ok(tally.reply())
+    }
+
+    /// Notes what was out of the ordinary in a run.
+    #[inline(always)]
+    fn note_odd(&self, caller: &impl Caller, run: &PageRun, address: PhysAddr, tally: &Tally) {
+        if let Some((n, kind)) = tally.odd {
+            self.note(caller, kind, run.page(address, n).0);
+        }
     }
 
     #[inline(always)]
@@ -489,6 +536,7 @@ impl<'a, P: Platform> Service<'a, P> {
         }
         if next == end {
             self.set_mode(Mode::Active);
+            self.note(caller, Kind::Activated, args[1]);
         }
         Ok(Reply::with([u64::from(next), u64::from(end), 0]))
     }
@@ -511,6 +559,7 @@ impl<'a, P: Platform> Service<'a, P> {
         }
         if next == end {
             self.set_mode(Mode::Dormant);
+            self.note(caller, Kind::Deactivated, 0);
         }
         Ok(Reply::with([u64::from(next), u64::from(end), 0]))
     }
@@ -533,6 +582,8 @@ struct Tally {
     pages: u64,
     bits: u64,
     first_failure: Option<Status>,
+    /// The last page of which an event is to be noted.
+    odd: Option<(u64, Kind)>,
 }
 
 impl Tally {
@@ -544,6 +595,14 @@ impl Tally {
         } else {
             self.first_failure = self.first_failure.or(Some(status));
         }
+    }
+
+    /// Remembers that page `n` is worth an event. Noted after the run, so that the code for it is
+    /// not in the run's loop.
+    #[inline(always)]
+    fn odd(&mut self, n: u64, kind: Kind, status: Status) -> Status {
+        self.odd = Some((n, kind));
+        status
     }
 
     #[inline(always)]
