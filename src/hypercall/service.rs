@@ -402,7 +402,7 @@ impl<'a, P: Platform> Service<'a, P> {
     #[inline(always)]
     fn note_odd(&self, caller: &impl Caller, run: &PageRun, address: PhysAddr, tally: &Tally) {
         if let Some((n, kind)) = tally.odd {
-            self.note(caller, kind, run.page(address, n).0);
+            self.note(caller, kind, run.page(address, n.into()).0);
         }
     }
 
@@ -582,8 +582,8 @@ struct Tally {
     pages: u64,
     bits: u64,
     first_failure: Option<Status>,
-    /// The last page of which an event is to be noted.
-    odd: Option<(u64, Kind)>,
+    /// The last page of which an event is to be noted, and the event.
+    odd: Option<(u8, Kind)>,
 }
 
 impl Tally {
@@ -601,7 +601,7 @@ impl Tally {
     /// not in the run's loop.
     #[inline(always)]
     fn odd(&mut self, n: u64, kind: Kind, status: Status) -> Status {
-        self.odd = Some((n, kind));
+        self.odd = Some((n as u8, kind));
         status
     }
 

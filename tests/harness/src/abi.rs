@@ -24,6 +24,8 @@ pub mod function {
     pub const CENSUS: u64 = 0xc600_0103;
     /// Dormant or active.
     pub const STATE: u64 = 0xc600_0104;
+    /// One event.
+    pub const EVENTS: u64 = 0xc600_0105;
     /// Makes or finds a pool.
     pub const POOL_CREATE: u64 = 0xc600_0110;
     /// Ends a pool.
@@ -48,13 +50,14 @@ pub mod function {
     pub const ACTIVATE: u64 = 0xc600_0140;
     /// Takes all storage back.
     pub const DEACTIVATE: u64 = 0xc600_0141;
-    /// All calls of version 1.0.
-    pub const ALL: [u64; 17] = [
+    /// All calls of version 1.1.
+    pub const ALL: [u64; 18] = [
         VERSION,
         REGION,
         STATISTIC,
         CENSUS,
         STATE,
+        EVENTS,
         POOL_CREATE,
         POOL_DESTROY,
         PUT,
@@ -387,6 +390,65 @@ pub fn statistic(number: u64) -> u64 {
 /// All statistics.
 pub fn statistics() -> [u64; statistic::COUNT as usize] {
     core::array::from_fn(|number| statistic(number as u64))
+}
+
+/// What happened, as EVENTS tells it.
+pub mod event {
+    /// The guest was entered.
+    pub const GUEST_ENTERED: u64 = 1;
+    /// A CPU was started.
+    pub const CPU_STARTED: u64 = 2;
+    /// An external abort was given to the guest.
+    pub const ABORT_INJECTED: u64 = 3;
+    /// An external abort ended a copy.
+    pub const COPY_FAULT: u64 = 5;
+    /// A page failed verification.
+    pub const MISMATCH: u64 = 6;
+    /// ACTIVATE came to its end.
+    pub const ACTIVATED: u64 = 7;
+    /// DEACTIVATE came to its end.
+    pub const DEACTIVATED: u64 = 8;
+    /// A pool was made or found.
+    pub const POOL_CREATED: u64 = 9;
+    /// A pool was destroyed.
+    pub const POOL_DESTROYED: u64 = 10;
+    /// A call was not passed on to firmware.
+    pub const CALL_REFUSED: u64 = 11;
+}
+
+/// One event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Its number.
+    pub number: u64,
+    /// What happened.
+    pub kind: u64,
+    /// Where.
+    pub cpu: u64,
+    /// What the kind says.
+    pub argument: u64,
+    /// Ticks of the counter.
+    pub time: u64,
+}
+
+/// The first event from `number` on, by both calls; or the number to ask for later.
+pub fn event_from(number: u64) -> Result<Event, u64> {
+    let first = hvc(function::EVENTS, &[number, 0]);
+    assert!(first.ok(), "EVENTS from {number}: status {}", first.status);
+    if first.x2 == 0 {
+        assert!(first.x3 == 0, "EVENTS without an event: {first:x?}");
+        return Err(first.x1);
+    }
+    let second = hvc(function::EVENTS, &[first.x1, 1]);
+    // Between the two the event may have been overwritten.
+    let time = if second.x1 == first.x1 && second.x2 != 0 { second.x3 } else { 0 };
+    let (kind, cpu) = (first.x2 & 0xff, first.x2 >> 8);
+    Ok(Event { number: first.x1, kind, cpu, argument: first.x3, time })
+}
+
+/// The number that the next event will have.
+pub fn next_event() -> u64 {
+    event_from(u64::MAX).err().unwrap_or(u64::MAX)
 }
 
 /// Number of regions, from VERSION.

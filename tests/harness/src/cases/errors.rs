@@ -73,6 +73,8 @@ fn every_error() -> Outcome {
         row("a first frame beyond the region", CENSUS, &[0, frames, 1], INVALID_PARAMETER),
         row("a first frame of 2^64 - 1", CENSUS, &[0, BIG, BIG], INVALID_PARAMETER),
         row("no frames", CENSUS, &[0, 0, 0], INVALID_PARAMETER),
+        row("form 2", EVENTS, &[0, 2], INVALID_PARAMETER),
+        row("form 2^64 - 1", EVENTS, &[BIG, BIG], INVALID_PARAMETER),
         row("a page size of 2^0", POOL_CREATE, &[0], INVALID_PARAMETER),
         row("a page size of 2^11", POOL_CREATE, &[11], INVALID_PARAMETER),
         row("a page size of 2^13", POOL_CREATE, &[13], INVALID_PARAMETER),

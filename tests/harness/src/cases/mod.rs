@@ -7,6 +7,7 @@ mod cache;
 mod claims;
 mod discovery;
 mod errors;
+mod events;
 mod fences;
 mod fuzz;
 mod hidden;
@@ -39,6 +40,7 @@ pub fn run(tally: &mut Tally) {
     }
     tally.run(discovery::TESTS);
     tally.run(psci::TESTS);
+    tally.run(events::ANYWHERE);
     if !machine().expects_storage() {
         tally.run(none::TESTS);
         return;
@@ -53,6 +55,7 @@ pub fn run(tally: &mut Tally) {
     tally.run(states::TESTS);
     tally.run(interrupts::TESTS);
     tally.run(verification::TESTS);
+    tally.run(events::TESTS);
     tally.run(fences::TESTS);
     tally.run(aborts::TESTS);
     tally.run(fuzz::TESTS);
