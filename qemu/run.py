@@ -214,17 +214,29 @@ def read_kernel(path: Path) -> int:
     return max(size or 0, len(data))
 
 
-def boot_stub(dtb: int, image: int) -> bytes:
-    """Writes the few instructions that do a boot loader's last step: x0 = device tree, x1-x3 = 0, jump."""
-    words = [
-        0x5800_00C0,  # ldr x0, the first address below (24 bytes on)
-        0x5800_00E4,  # ldr x4, the second one (28 bytes on)
+def boot_stub(dtb: int, image: int, level: int) -> bytes:
+    """Writes the few instructions that do a boot loader's last step: x0 = device tree, x1-x3 = 0, jump.
+
+    A loader leaves its own values in all other registers. From EL2 this one does too, so that it shows if any of them
+    reached the guest.
+    """
+    words = []
+    if level == 2:
+        words += [0x9280_0000 | 0x5A5A << 5 | number for number in range(5, 31)]  # movn xN, #0x5a5a
+        words += [0x4F05_E4A0 | number for number in range(32)]  # movi vN.16b, #0xa5
+        # msr REGISTER, x5: tpidr_el0, tpidrro_el0, tpidr_el1, sp_el0, sp_el1, par_el1, far_el1, esr_el1, vbar_el1
+        words += [base | 5 for base in (0xD51B_D040, 0xD51B_D060, 0xD518_D080, 0xD518_4100, 0xD51C_4100, 0xD518_7400,
+                                        0xD518_6000, 0xD518_5200, 0xD518_C000)]
+        words += [0xD503_201F] * (len(words) % 2)  # nop: the addresses below are aligned
+    words += [
+        0x5800_0000 | 6 << 5 | 0,  # ldr x0, the first address below (6 words on)
+        0x5800_0000 | 7 << 5 | 4,  # ldr x4, the second one (7 words on)
         0xAA1F_03E1,  # mov x1, xzr
         0xAA1F_03E2,  # mov x2, xzr
         0xAA1F_03E3,  # mov x3, xzr
         0xD61F_0080,  # br x4
     ]
-    return struct.pack("<6I2Q", *words, dtb, image)
+    return struct.pack(f"<{len(words)}I2Q", *words, dtb, image)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -500,7 +512,7 @@ class Machine:
 
         dtb_file = self.make_tree(layout, modules)
         stub_file = self.scratch / "stub"
-        stub_file.write_bytes(boot_stub(tree, image))
+        stub_file.write_bytes(boot_stub(tree, image, options.el))
         loads += [("image", options.image, image, self.image_size), ("device tree", dtb_file, tree, DTB_SPACE),
                   ("stub", stub_file, stub, stub_file.stat().st_size)]
         for name, _, start, size in loads:

@@ -7,6 +7,8 @@
 
 #![cfg(loom)]
 
+#[path = "loom/events.rs"]
+mod events;
 #[path = "loom/history.rs"]
 mod history;
 #[path = "loom/machine.rs"]

@@ -89,6 +89,8 @@ features! {
     aderr = ID_AA64MMFR3_EL1[52] >= 2;
     /// Masks of System register bits: FEAT_SRMASK.
     register_masks = ID_AA64MMFR4_EL1[44] >= 1;
+    /// No floating point and no SIMD.
+    no_fp = ID_AA64PFR0_EL1[16] >= 0xf;
     /// EL3.
     el3 = ID_AA64PFR0_EL1[12] >= 1;
     /// GIC CPU interface by System registers.

@@ -70,6 +70,7 @@ fn reset_el1() {
     SPSR_EL1.set(0);
     ESR_EL1.set(0);
     FAR_EL1.set(0);
+    PAR_EL1.set(0);
     AFSR0_EL1.set(0);
     AFSR1_EL1.set(0);
     SP_EL0.set(0);
@@ -93,6 +94,50 @@ fn reset_el1() {
     }
 }
 
+// The target of the shim is compiled without them, so what is in these registers is the boot
+// loader's or the firmware's. Writing a SIMD register clears the SVE register above it.
+core::arch::global_asm!(
+    ".pushsection .text.scrub, \"ax\"",
+    ".arch_extension fp",
+    ".arch_extension simd",
+    ".global scrub_simd, scrub_sve",
+    "scrub_simd:",
+    "    .irp    n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+    "    movi    v\\n\\().2d, #0",
+    "    .endr",
+    "    .irp    n, 16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+    "    movi    v\\n\\().2d, #0",
+    "    .endr",
+    "    msr     fpcr, xzr",
+    "    msr     fpsr, xzr",
+    "    ret",
+    ".arch_extension sve",
+    "scrub_sve:",
+    "    .irp    n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+    "    pfalse  p\\n\\().b",
+    "    .endr",
+    "    wrffr   p0.b",
+    "    ret",
+    ".popsection",
+);
+
+unsafe extern "C" {
+    fn scrub_simd();
+    fn scrub_sve();
+}
+
+/// Clears the registers of SIMD, floating point and SVE. The controls are set: EL2 may use them.
+fn scrub() {
+    if !features::no_fp() {
+        // SAFETY: Changes registers that the shim does not use, and that the CPU has.
+        unsafe { scrub_simd() };
+    }
+    if features::sve() {
+        // SAFETY: As above.
+        unsafe { scrub_sve() };
+    }
+}
+
 /// Enters the guest at `entry`, on this CPU, with `argument` in x0 and zero in x1 to x30.
 /// The stack is given up: the next exception begins at its top. `event` is what is noted.
 pub fn enter(event: Kind, entry: u64, argument: u64) -> ! {
@@ -103,6 +148,7 @@ pub fn enter(event: Kind, entry: u64, argument: u64) -> ! {
     cpu_controls::apply();
     stage2::activate();
     reset_el1();
+    scrub();
     ELR_EL2.set(entry);
     SPSR_EL2.set(PSTATE);
     // What TLBs and instruction caches hold is of whoever ran here before.

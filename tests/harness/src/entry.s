@@ -16,13 +16,63 @@ image_head:
     .ascii  "ARM\x64"
     .long   0
 
+// ---- what a CPU starts with ---------------------------------------------------------------------
+
+// Stores all registers as they were at entry, before any of them is used, for tests to look at.
+// CNTV_CVAL_EL0 keeps x30 while that is the pointer. The layout is that of entry.rs.
+    .arch_extension fp
+    .arch_extension simd
+    .macro  store_entry_state
+    stp     x0, x1, [x30]
+    stp     x2, x3, [x30, #16]
+    stp     x4, x5, [x30, #32]
+    stp     x6, x7, [x30, #48]
+    stp     x8, x9, [x30, #64]
+    stp     x10, x11, [x30, #80]
+    stp     x12, x13, [x30, #96]
+    stp     x14, x15, [x30, #112]
+    stp     x16, x17, [x30, #128]
+    stp     x18, x19, [x30, #144]
+    stp     x20, x21, [x30, #160]
+    stp     x22, x23, [x30, #176]
+    stp     x24, x25, [x30, #192]
+    stp     x26, x27, [x30, #208]
+    stp     x28, x29, [x30, #224]
+    mrs     x1, cntv_cval_el0
+    mov     x2, sp
+    stp     x1, x2, [x30, #240]
+    add     x3, x30, #256
+    .irp    name, sp_el0, tpidr_el0, tpidrro_el0, tpidr_el1, elr_el1, spsr_el1, esr_el1, far_el1, par_el1, vbar_el1, contextidr_el1, afsr0_el1, afsr1_el1, mair_el1, amair_el1, tcr_el1, ttbr0_el1, ttbr1_el1, cpacr_el1, sctlr_el1
+    mrs     x1, \name
+    str     x1, [x3], #8
+    .endr
+    mrs     x2, cpacr_el1
+    mov     x1, #(3 << 20)
+    msr     cpacr_el1, x1
+    isb
+    mrs     x1, fpcr
+    str     x1, [x3], #8
+    mrs     x1, fpsr
+    str     x1, [x3], #8
+    add     x3, x30, #448
+    .irp    n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
+    str     q\n, [x3], #16
+    .endr
+    msr     cpacr_el1, x2
+    isb
+    .endm
+
 // ---- first CPU: x0 = device tree, MMU and caches off ----------------------------------------
 
     .section .text.entry, "ax"
 primary_entry:
-    mrs     x9, CurrentEL
-    cmp     x9, #(1 << 2)
+    msr     cntv_cval_el0, x30
+    mrs     x30, CurrentEL
+    cmp     x30, #(1 << 2)
     b.ne    hang
+    adrp    x30, {entry_states}             // in .data, which is not cleared below
+    add     x30, x30, :lo12:{entry_states}
+    store_entry_state
     mov     x19, x0
     adrp    x20, image_head                 // linked at 0: the load address is the offset
     add     x20, x20, :lo12:image_head
@@ -94,9 +144,26 @@ primary_entry:
 
     .global secondary_entry
 secondary_entry:
-    mrs     x9, CurrentEL
-    cmp     x9, #(1 << 2)
+    msr     cntv_cval_el0, x30
+    mrs     x30, CurrentEL
+    cmp     x30, #(1 << 2)
     b.ne    hang
+    adrp    x30, {entry_states}
+    add     x30, x30, :lo12:{entry_states}
+    add     x30, x30, x0, lsl #10           // {entry_state_size} bytes each
+    store_entry_state
+    // Nobody may find older copies of what was written past the caches.
+    mrs     x3, ctr_el0
+    ubfx    x3, x3, #16, #4
+    mov     x1, #4
+    lsl     x3, x1, x3
+    add     x1, x30, #{entry_state_size}
+    dsb     sy
+1:  dc      ivac, x30
+    add     x30, x30, x3
+    cmp     x30, x1
+    b.lo    1b
+    dsb     sy
     mov     x19, x0
     adrp    x1, {stacks}
     add     x1, x1, :lo12:{stacks}

@@ -65,6 +65,8 @@ impl Region {
 pub struct Machine {
     /// The device tree.
     pub tree: Fdt<'static>,
+    /// Its address, as x0 said.
+    pub tree_address: u64,
     /// The tree's memory nodes.
     pub memory: Ranges,
     /// Reserved memory nodes with `no-map`.
@@ -302,6 +304,7 @@ pub fn learn(address: u64, image: Range, mpidr: u64) -> Result<&'static Machine,
 
     let machine = Machine {
         tree,
+        tree_address: address,
         memory,
         no_map,
         ram,

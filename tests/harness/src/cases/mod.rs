@@ -16,6 +16,7 @@ mod keys;
 mod none;
 mod pools;
 mod psci;
+mod registers;
 mod runs;
 mod states;
 mod storage;
@@ -39,6 +40,7 @@ pub fn run(tally: &mut Tally) {
         tally.run(storage::DORMANT_TESTS);
     }
     tally.run(discovery::TESTS);
+    tally.run(registers::TESTS);
     tally.run(psci::TESTS);
     tally.run(events::ANYWHERE);
     if !machine().expects_storage() {
