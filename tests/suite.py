@@ -614,6 +614,22 @@ def hidden_steps() -> Iterator[Step]:
                   "--expect", "# registers complete")
 
 
+# A range that the tree calls memory and where QEMU's machine has nothing. It lies below RAM, so that neither the shim nor
+# the guest is put there.
+ABSENT_BASE, ABSENT_LENGTH = 0x0F00_0000, 0x0100_0000
+
+
+def absent_steps() -> Iterator[Step]:
+    """Runs the tests of copies that abort, where the tree describes memory that is not there."""
+    file = BUILD / "broken" / "absent.dts"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"/ {{ memory@{ABSENT_BASE:x} {{ device_type = \"memory\"; "
+                    f"reg = <0 {ABSENT_BASE:#x} 0 {ABSENT_LENGTH:#x}>; }}; }};\n")
+    for cpus in (1, 4):
+        yield machine(f"absent-{cpus}cpu", 90, f"only=cop absent={ABSENT_BASE:#x},{ABSENT_LENGTH:#x}", read_tap,
+                      "--dts-append", str(file), "--layout", "one", "--cpus", str(cpus))
+
+
 def entry_steps() -> Iterator[Step]:
     """Enters the image at the wrong exception levels: it says what to change, and stops."""
     for level, text in ((1, "virtualization=on"), (3, "EL3")):
@@ -642,6 +658,7 @@ SUITES = [
           needs_firmware=True),
     Suite("options", "each boot option: the console, and the test guest", option_steps, needs_firmware=True),
     Suite("hidden", "MTE hidden from the test guest, 1 and 4 CPUs", hidden_steps, needs_firmware=True),
+    Suite("absent", "memory that is not there: copies end in COPY_FAULT", absent_steps, needs_firmware=True),
     Suite("entry", "entered at EL1 or EL3: a message, and a stop", entry_steps, needs_firmware=True),
 ]
 

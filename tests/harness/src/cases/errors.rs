@@ -2,17 +2,21 @@
 //! Every documented error of every call, from one table, and the order in which arguments are
 //! checked. COPY_FAULT needs memory that aborts: see the `absent=` argument.
 
-use crate::abi::{self, Answer, Conduit, function, status};
+use crate::abi::{self, Answer, Conduit, Key, function, status};
 use crate::arena;
+use crate::cases::claims::longest;
 use crate::machine::machine;
-use crate::ranges::PAGE;
+use crate::prng::Random;
+use crate::ranges::{PAGE, Range};
+use crate::smp;
 use crate::stash::{self, Pool};
-use crate::tap::{Outcome, Stop, Test, check, fail};
+use crate::tap::{Outcome, Stop, Test, check, fail, note, same};
 
 /// Tests with tag storage.
 pub const TESTS: &[Test] = &[
     ("P7 every documented error, by HVC and by SMC", every_error),
     ("P7 an external abort in a copy is COPY_FAULT", copy_fault),
+    ("P4 copies that abort leave no frame behind, with claims on other CPUs", copy_fault_races),
 ];
 
 /// One wrong call: what is wrong with it, its registers, its status.
@@ -179,30 +183,129 @@ fn every_error() -> Outcome {
     stash::get_hit(destination, kept, 5)
 }
 
+/// A page size, whether GET leaves pages there, and whether they are verified.
+type Way = (u64, bool, bool);
+
+const WAYS: [Way; 8] = [
+    (12, false, false),
+    (12, true, true),
+    (14, false, true),
+    (14, true, false),
+    (16, false, false),
+    (16, true, true),
+    (12, false, true),
+    (16, false, true),
+];
+
+fn pool_of((bits, shared, _): Way) -> Result<Pool, Stop> {
+    if shared { Pool::shared_of(bits, [0xab, bits]) } else { Pool::private_of(bits) }
+}
+
+fn absent_memory() -> Result<Range, Stop> {
+    machine().absent.ok_or(Stop::Skipped("no memory of this machine aborts (absent=)"))
+}
+
 fn copy_fault() -> Outcome {
-    let Some(absent) = machine().absent else {
-        return Err(Stop::Skipped("no memory of this machine aborts (absent=)"));
-    };
-    stash::active()?;
-    let before = abi::statistic(abi::statistic::COPY_FAULTS);
-    for (bits, pool) in [(12, Pool::private()?), (16, Pool::shared_of(16, [0xab, 0x5e])?)] {
+    let absent = absent_memory()?;
+    for way in WAYS {
+        let (bits, _, verify) = way;
+        stash::deactivate()?;
+        stash::activate(if verify { abi::VERIFY } else { 0 })?;
+        let before = abi::statistic(abi::statistic::COPY_FAULTS);
+        let pool = pool_of(way)?;
         let (source, destination) = stash::buffers(&pool);
         let key = pool.key(1, bits);
         let nowhere = absent.start.next_multiple_of(1 << bits);
+        let event = abi::next_event();
         // A put that fails leaves no earlier page.
         stash::put_kept(source, key, 1)?;
         let answer = abi::put(key, nowhere, 1);
-        check!(answer == Answer::of(COPY_FAULT, 1, 0, 0), "PUT from nowhere: {answer:x?}");
+        check!(answer == Answer::of(COPY_FAULT, 1, 0, 0), "PUT from nowhere, {way:?}: {answer:x?}");
         stash::get_miss(destination, key)?;
         // A get that fails drops the page, of a shared pool too.
         stash::put_kept(source, key, 2)?;
         let answer = abi::get(key, nowhere, 1);
-        check!(answer == Answer::of(COPY_FAULT, 1, 0, 0), "GET to nowhere: {answer:x?}");
+        check!(answer == Answer::of(COPY_FAULT, 1, 0, 0), "GET to nowhere, {way:?}: {answer:x?}");
         stash::get_miss(destination, key)?;
         stash::put_kept(source, key, 3)?;
         stash::get_hit(destination, key, 3)?;
+        for number in [event, event + 1] {
+            let is = abi::event_from(number);
+            check!(
+                is.is_ok_and(|is| (is.kind, is.argument) == (abi::event::COPY_FAULT, nowhere)),
+                "event {number} after copies from and to {nowhere:#x}: {is:x?}"
+            );
+        }
+        // Runs: each page of them fails, and no frame stays behind.
+        let pages = 8 >> ((bits - 12) / 2);
+        let runs = abi::put(key, nowhere, pages);
+        check!(runs == Answer::of(COPY_FAULT, pages, 0, 0), "PUT of a run, {way:?}: {runs:x?}");
+        for number in 0..pages {
+            stash::put_kept(source, Key { index: key.index + number, ..key }, number)?;
+        }
+        let runs = abi::get(key, nowhere, pages);
+        check!(runs == Answer::of(COPY_FAULT, pages, 0, 0), "GET of a run, {way:?}: {runs:x?}");
+        let faults = abi::statistic(abi::statistic::COPY_FAULTS) - before;
+        check!(faults >= 2 + 2 * pages, "{} copies failed, {faults} counted", 2 + 2 * pages);
+        frames_come_back(&pool)?;
     }
+    stash::fresh()
+}
+
+/// Every frame can be claimed at once, and used again after that: none is left as being written,
+/// for which a claim would wait for ever.
+fn frames_come_back(pool: &Pool) -> Outcome {
+    for region in machine().regions.all() {
+        let piece = longest(region);
+        let claim = stash::Claim::of(piece.start, piece.pages())?;
+        drop(claim);
+    }
+    let census = stash::census()?;
+    check!(census.tags == 0, "after claims of everything and their release: {census:?}");
+    let kept = stash::flood(pool, 0xfa, 2 * machine().frames() / pool.parts);
+    kept.map(|_| ())
+}
+
+/// Some CPUs put from where nothing is and get to it, others claim and release the blocks.
+fn copy_fault_races() -> Outcome {
+    let absent = absent_memory()?;
+    smp::need(2)?;
+    stash::fresh()?;
+    let pools = [12, 14, 16].map(Pool::private_of);
+    let [Ok(small), Ok(middle), Ok(large)] = &pools else { fail!("no pools") };
+    let before = abi::statistic(abi::statistic::COPY_FAULTS);
+    let piece = longest(&machine().regions.all()[0]);
+    let sources = arena::take_aligned(16 * smp::cpus() as u64, 1 << 16);
+    smp::on_all(&|number| {
+        let mut random = Random::new(0xfa17 + number as u64);
+        for round in 0..3000 {
+            if number % 2 == 1 {
+                let page = piece.start + random.below(piece.pages() - 64) * PAGE;
+                let pages = 1 + random.below(64);
+                let answer = abi::reclaim(page, pages);
+                check!(answer.ok() && answer.x1 == pages, "RECLAIM of {pages} pages: {answer:x?}");
+                abi::release(page, pages);
+                continue;
+            }
+            let pool = [small, middle, large][round % 3];
+            let key = pool.key(number as u64, random.below(500));
+            let nowhere = absent.start.next_multiple_of(1 << 16);
+            let source = sources.part(16 * number as u64, pool.parts);
+            let put = abi::put(key, if random.chance(50) { nowhere } else { source.address() }, 1);
+            let known = [status::SUCCESS, status::NOT_CACHED, COPY_FAULT];
+            check!(known.contains(&put.status), "PUT: {put:x?}");
+            if random.chance(50) {
+                let get = abi::get(key, nowhere, 1);
+                check!([status::MISS, COPY_FAULT].contains(&get.status), "GET: {get:x?}");
+            }
+        }
+        Ok(())
+    })?;
     let faults = abi::statistic(abi::statistic::COPY_FAULTS) - before;
-    check!(faults >= 4, "4 calls failed, and {faults} faults were counted");
+    note!("{faults} copies ended by an abort");
+    check!(faults > 500, "only {faults} copies ended by an abort");
+    frames_come_back(small)?;
+    drop(pools);
+    same!(stash::census()?.tags, 0, "frames in tags");
     Ok(())
 }

@@ -13,6 +13,7 @@ use crate::tap::{Outcome, Test, check, fail, same};
 
 /// Tests for any machine.
 pub const ANYWHERE: &[Test] = &[
+    ("events: the first is the guest's entry", first),
     ("events: there is nothing beyond the last", nothing_beyond),
     ("events: a refused call is noted, with CPU and time", refused),
     ("events: each CPU's own come in order, from all CPUs at once", all_cpus),
@@ -48,6 +49,17 @@ fn expect(from: u64, wanted: &[(u64, u64)]) -> Result<u64, crate::tap::Stop> {
         Ok(more) => fail!("one too many: {more:x?}"),
     }
     Ok(number)
+}
+
+fn first() -> Outcome {
+    let Ok(is) = abi::event_from(0) else { fail!("no event is noted") };
+    let entry = crate::image().start;
+    check!(
+        (is.number, is.kind, is.argument, is.cpu) == (0, event::GUEST_ENTERED, entry, 0),
+        "{is:x?}, expected the entry at {entry:#x}"
+    );
+    check!(is.time <= cpu::counter(), "the entry at {}, which is not yet", is.time);
+    Ok(())
 }
 
 fn nothing_beyond() -> Outcome {

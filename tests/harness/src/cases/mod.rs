@@ -40,9 +40,9 @@ pub fn run(tally: &mut Tally) {
         tally.run(storage::DORMANT_TESTS);
     }
     tally.run(discovery::TESTS);
-    tally.run(registers::TESTS);
-    tally.run(psci::TESTS);
     tally.run(events::ANYWHERE);
+    tally.run(psci::TESTS);
+    tally.run(registers::TESTS);
     if !machine().expects_storage() {
         tally.run(none::TESTS);
         return;

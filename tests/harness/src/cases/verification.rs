@@ -67,8 +67,15 @@ fn frame_of(key: abi::Key, sequence: u64) -> Result<u64, Stop> {
 fn mismatches_once(pool: &Pool, key: abi::Key) -> Outcome {
     let (_, destination) = stash::buffers(pool);
     let before = mismatches();
+    let next = abi::next_event();
     let answer = abi::get(key, destination.address(), 1);
     check!(answer == Answer::of(status::MISS, 1, 0, 0), "GET of a harmed page answers {answer:x?}");
+    let event = abi::event_from(next);
+    let wanted = (abi::event::MISMATCH, destination.address());
+    check!(
+        event.is_ok_and(|event| (event.kind, event.argument) == wanted),
+        "the event of a harmed page is {event:x?}"
+    );
     same!(mismatches(), before + 1, "mismatches after a GET of a harmed page");
     let answer = abi::get(key, destination.address(), 1);
     check!(answer == Answer::of(status::MISS, 1, 0, 0), "the next GET answers {answer:x?}");
