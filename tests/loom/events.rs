@@ -28,9 +28,9 @@ fn place(event: Event) -> (usize, u64) {
 #[test]
 fn events_are_found_whole_and_in_order() {
     const CPU_0: u64 = DEPTH as u64 + 1;
-    let found = Arc::new([const { AtomicUsize::new(0) }; 5]);
+    let found = Arc::new([const { AtomicUsize::new(0) }; 3]);
     let counts = found.clone();
-    let executions = check(2, move || {
+    let executions = check(1, move || {
         let events = Rc::new(Events::new(2));
         // One is there before, so that the reader meets an entry that is written again.
         let (time, argument) = words(0, 0);
@@ -48,7 +48,7 @@ fn events_are_found_whole_and_in_order() {
                 let mut from = 0;
                 let mut least = [0; 2];
                 let mut seen = 0;
-                for _ in 0..3 {
+                for _ in 0..2 {
                     match shared.first_from(from) {
                         Found::Event(event) => {
                             let (cpu, n) = place(event);
@@ -78,7 +78,7 @@ fn events_are_found_whole_and_in_order() {
     let seen: Vec<usize> = found.iter().map(|count| count.load(Relaxed)).collect();
     let _ = writeln!(std::io::stderr(), "events: {executions} executions, by events read {seen:?}");
     // Races were met: in some the reader found nothing new, in others much.
-    assert!(seen.iter().filter(|count| **count != 0).count() >= 3, "{seen:?}");
+    assert!(seen.iter().filter(|count| **count != 0).count() >= 2, "{seen:?}");
 }
 
 /// A reader that goes past a number has seen its event, unless it is overwritten: an event on its
