@@ -341,22 +341,22 @@ jump_to:
     br      x0
 
 // fn(): an access to a register of MTE, undefined where MTE is hidden.
-    .macro  probe name, instruction:vararg
+    .macro  mte_access name, instruction:vararg
     .global \name
 \name:
     \instruction
     ret
     .endm
 
-    probe   read_gmid, mrs x0, s3_1_c0_c0_4
-    probe   read_rgsr, mrs x0, s3_0_c1_c0_5
-    probe   write_rgsr, msr s3_0_c1_c0_5, xzr
-    probe   read_gcr, mrs x0, s3_0_c1_c0_6
-    probe   write_gcr, msr s3_0_c1_c0_6, xzr
-    probe   read_tfsr, mrs x0, s3_0_c5_c6_0
-    probe   write_tfsr, msr s3_0_c5_c6_0, xzr
-    probe   read_tfsre0, mrs x0, s3_0_c5_c6_1
-    probe   write_tfsre0, msr s3_0_c5_c6_1, xzr
+    mte_access  read_gmid, mrs x0, s3_1_c0_c0_4
+    mte_access  read_rgsr, mrs x0, s3_0_c1_c0_5
+    mte_access  write_rgsr, msr s3_0_c1_c0_5, xzr
+    mte_access  read_gcr, mrs x0, s3_0_c1_c0_6
+    mte_access  write_gcr, msr s3_0_c1_c0_6, xzr
+    mte_access  read_tfsr, mrs x0, s3_0_c5_c6_0
+    mte_access  write_tfsr, msr s3_0_c5_c6_0, xzr
+    mte_access  read_tfsre0, mrs x0, s3_0_c5_c6_1
+    mte_access  write_tfsre0, msr s3_0_c5_c6_1, xzr
 
 // fn(values: *mut [u64; 31], flags) -> flags: reads an ID register into each general register.
     .global read_into_each
