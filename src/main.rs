@@ -18,10 +18,11 @@ use core::ptr::NonNull;
 use el2::mmu::Stage1;
 use el2::panic::stop;
 use el2::{cache, calls, console, copy, features, guest, heap, hide, layout, mmu, pages, percpu};
-use el2::{psci, smc, stage2};
+use el2::{psci, slot, smc, stage2};
 use log::{debug, info, warn};
 use tagstash::addr::{PAGE_SIZE, PhysAddr, PhysRange};
 use tagstash::dtb::blob::{Blob, total_size};
+use tagstash::dtb::overlay::{self, OverlayError};
 use tagstash::dtb::patch::{GuestPlan, guest_tree};
 use tagstash::dtb::read::{BootTree, Conduit, read};
 use tagstash::events::Kind;
@@ -58,8 +59,14 @@ extern "C" fn boot(tree: u64, next_table: u64) -> ! {
     let blob = map_tree(&mut stage1, PhysAddr(tree));
     find_console(&mut stage1, blob);
     check_size(blob);
+    let (blob, overlay) = with_overlay(blob);
     let tree = read(blob).unwrap_or_else(|error| stop_early(error));
     let options = read_options(&tree);
+    match overlay {
+        None => {}
+        Some(Ok(fragments)) => info!("the image's overlay is applied: fragments {fragments}"),
+        Some(Err(error)) => warn!("the image's overlay: {error}: it is not applied"),
+    }
     smc::init(tree.psci == Some(Conduit::Smc));
     let cpus = count_cpus(&tree);
 
@@ -128,6 +135,17 @@ fn check_size(blob: &[u8]) {
             needed >> 10,
             free >> 10
         ))
+    }
+}
+
+/// The tree to go by: the loader's with the image's overlay applied, in the heap, if there is
+/// one; and how many fragments that has, or why it is wrong. A wrong overlay is not applied,
+/// because the guest has to boot.
+fn with_overlay(blob: &'static [u8]) -> (&'static [u8], Option<Result<usize, OverlayError>>) {
+    let Some(overlay) = slot::overlay() else { return (blob, None) };
+    match overlay::apply(blob, overlay, heap::free()) {
+        Ok(applied) => (applied.blob.leak(), Some(Ok(applied.fragments))),
+        Err(error) => (blob, Some(Err(error))),
     }
 }
 

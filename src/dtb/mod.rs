@@ -8,6 +8,7 @@
 //! | [`bus`] | cells and `ranges`: what the addresses of a node's children are to its parent |
 //! | [`node`] | cells, `reg`, `compatible` and `status` of one node |
 //! | [`read`] | all that the boot story needs to know |
+//! | [`overlay`] | changes to the loader's tree that the image carries |
 //! | [`patch`] | the guest's copy |
 //!
 //! Section numbers are those of the Devicetree Specification, release 0.4.
@@ -17,5 +18,6 @@ pub mod bus;
 pub mod console;
 pub mod error;
 pub mod node;
+pub mod overlay;
 pub mod patch;
 pub mod read;

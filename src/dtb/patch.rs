@@ -148,7 +148,7 @@ pub fn guest_tree(blob: &[u8], plan: &GuestPlan<'_>) -> Result<Vec<u8>, PatchErr
 }
 
 /// Path of a node with two children or two properties of one name, and that name.
-fn duplicate(parent: FdtNode<'_, '_>, path: &str) -> Option<(String, String)> {
+pub(super) fn duplicate(parent: FdtNode<'_, '_>, path: &str) -> Option<(String, String)> {
     let mut seen = BTreeSet::new();
     if let Some(twice) = parent.properties().find(|property| !seen.insert(property.name)) {
         return Some((path.to_string(), twice.name.to_string()));
@@ -322,7 +322,7 @@ fn announce(root: &mut DeviceTreeNode) {
 }
 
 /// Writes the tree and what dtoolkit leaves out: the boot CPU and the padding.
-fn finish(tree: &DeviceTree, boot_cpu: u32) -> Result<Vec<u8>, PatchError> {
+pub(super) fn finish(tree: &DeviceTree, boot_cpu: u32) -> Result<Vec<u8>, PatchError> {
     const TOTAL_SIZE: usize = 4;
     const BOOT_CPU: usize = 28;
     let mut out = tree.to_dtb();

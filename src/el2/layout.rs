@@ -6,6 +6,8 @@ use tagstash::addr::{PhysAddr, PhysRange};
 unsafe extern "C" {
     static __image_start: u8;
     static __text_end: u8;
+    static __overlay_start: u8;
+    static __overlay_end: u8;
     static __image_end: u8;
 }
 
@@ -25,4 +27,11 @@ pub fn image() -> PhysRange {
 /// Code.
 pub fn text() -> PhysRange {
     between(&raw const __image_start, &raw const __text_end)
+}
+
+/// The bytes of the place for an overlay: constants of the image.
+pub fn overlay() -> &'static [u8] {
+    let range = between(&raw const __overlay_start, &raw const __overlay_end);
+    // SAFETY: The image's own bytes, mapped, which are written only while the file is made.
+    unsafe { core::slice::from_raw_parts(&raw const __overlay_start, range.len() as usize) }
 }

@@ -17,6 +17,7 @@
 //! | [`registers`], [`features`] | System registers, and what the CPU has |
 //! | [`cache`], [`copy`] | cache maintenance, copies that survive an external abort |
 //! | [`percpu`] | stacks, CPU numbers |
+//! | [`slot`] | the image's place for a device-tree overlay |
 
 pub mod cache;
 pub mod calls;
@@ -38,6 +39,7 @@ pub mod percpu;
 pub mod psci;
 pub mod refusal;
 pub mod registers;
+pub mod slot;
 pub mod smc;
 pub mod stage2;
 pub mod vectors;
