@@ -6,6 +6,10 @@ Two machines. The aliased one (default) behaves like silicon whose tag storage i
 written here describes the storage, and a preloaded library makes QEMU's tag memory and that part of RAM one memory. The
 plain one (--plain) is what QEMU offers by itself, with no tag storage described.
 
+Besides, the aliased machine can be given with QEMU's own device tree, which describes no tag storage: loaded by QEMU as a
+Linux kernel would be (--own-tree), or by U-Boot with boot/boot.cmd (--uboot, fetched by `qemu/setup.py --only u-boot`). The
+storage has to be described by an overlay that the image carries (--overlay).
+
 On the aliased machine the words `ram=` (path of the file behind guest RAM), `ram-base=` and, per region,
 `region=<tagged base>,<tagged length>,<storage base>,<block size>` are added to the payload's boot arguments, so that
 a test payload can read the storage's bytes from outside by semihosting.
@@ -346,6 +350,18 @@ def call(tool: Tool, arguments: list[str], what: str) -> str:
     return done.stdout
 
 
+def load_uboot() -> tuple[Path, Tool]:
+    """Reads where set-up put U-Boot; returns its image, and mkimage."""
+    try:
+        entry = json.loads((BUILD / "tools.json").read_text())["u-boot"]
+        bios, mkimage = Path(entry["bios"]), Tool(list(entry["argv"]), dict(entry["env"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        bios = Path("")
+    if not bios.is_file():
+        raise RunError("U-Boot is not there: `python3 qemu/setup.py --only u-boot` fetches it")
+    return bios, mkimage
+
+
 def escaped(value: object) -> str:
     """Writes a value for a QEMU option, where a comma has to be doubled."""
     return str(value).replace(",", ",,")
@@ -405,12 +421,25 @@ class Machine:
         self.env = dict(os.environ)
         self.env.update(self.tools["qemu"].env)
         self.image_size = read_image(options.image)
+        if options.overlay:
+            embedded = scratch / "tagstash.img"
+            call(Tool([sys.executable, str(ROOT / "boot" / "embed.py")], {}),
+                 [str(options.image), str(options.overlay), "-o", str(embedded)], "the overlay cannot be embedded")
+            options.image = embedded
         self.kernel_size = read_kernel(options.kernel) if options.kernel else 0
         self.initrd_size = len(read_input(options.initrd, "initrd")) if options.initrd else 0
         if options.board == "versal":
             self.arguments = self.versal()
+        elif options.plain:
+            self.arguments = self.plain(options.bootargs)
+        elif options.uboot:
+            self.arguments = self.uboot()
+        elif options.own_tree:
+            layout = LAYOUTS[options.layout](RAM_BASE, self.ram)
+            ram_file = self.make_ram()
+            self.arguments = self.alias(self.plain(self.bootargs(ram_file, layout)), ram_file, layout)
         else:
-            self.arguments = self.plain() if options.plain else self.aliased()
+            self.arguments = self.aliased()
 
     def common(self) -> list[str]:
         """Returns the options that both machines share, apart from RAM and what is loaded."""
@@ -437,7 +466,7 @@ class Machine:
             arguments += ["-s", "-S"]
         return arguments
 
-    def plain(self) -> list[str]:
+    def plain(self, bootargs: str) -> list[str]:
         """Returns the plain machine's command line: QEMU loads the image as it would a Linux kernel."""
         options = self.options
         arguments = [*self.common(), "-kernel", str(options.image)]
@@ -451,7 +480,7 @@ class Machine:
                 raise RunError(f"the {name} does not fit: it would end at {end:#x}, past {limit:#x}; try more --memory")
         if options.kernel:
             arguments += ["-device", f"guest-loader,addr={kernel:#x},kernel={escaped(options.kernel)}"
-                          + (f",bootargs={escaped(options.bootargs)}" if options.bootargs else "")]
+                          + (f",bootargs={escaped(bootargs)}" if bootargs else "")]
         if options.initrd:
             arguments += ["-device", f"guest-loader,addr={initrd:#x},initrd={escaped(options.initrd)}"]
         return arguments
@@ -480,25 +509,15 @@ class Machine:
     def aliased(self) -> list[str]:
         """Returns the aliased machine's command line, having made its device tree and RAM file."""
         options = self.options
-        library = options.alias_library
-        if not library.is_file():
-            raise RunError(f"the aliasing library {library} is not there: `make machine` builds it")
         base = options.ram_base
         layout = LAYOUTS[options.layout](base, self.ram - (base - RAM_BASE))
-        ram_file = self.scratch / "ram"
-        with open(ram_file, "wb") as file:
-            file.truncate(self.ram)
-        if re.search(r"[\s\"'\\]", str(ram_file)):
-            raise RunError(f"the RAM file's path '{ram_file}' has characters that boot arguments cannot carry; choose "
-                           f"another place with --ram-dir")
+        ram_file = self.make_ram()
 
         modules: list[Module] = []
         loads: list[tuple[str, Path, int, int]] = []
         address = base + KERNEL_OFFSET
         if options.kernel:
-            words = [options.bootargs, f"ram={ram_file}", f"ram-base={RAM_BASE:#x}",
-                     *(region.argument() for region in layout.regions)]
-            bootargs = " ".join(word for word in words if word) if options.harness_args else options.bootargs
+            bootargs = self.bootargs(ram_file, layout)
             modules.append(Module("kernel", address, options.kernel.stat().st_size, bootargs))
             loads.append(("kernel", options.kernel, address, self.kernel_size))
             # Kernels are placed on 2 MiB boundaries, so the next thing begins on one.
@@ -521,11 +540,55 @@ class Machine:
                                f"of {options.memory} MiB of RAM; try more --memory")
 
         arguments = self.common()
-        arguments[1] += ",memory-backend=ram"
-        arguments += ["-object", f"memory-backend-file,id=ram,size={options.memory}M,mem-path={escaped(ram_file)},share=on"]
         for _, path, start, _ in loads:
             arguments += ["-device", f"loader,file={escaped(path)},addr={start:#x},force-raw=on"]
         arguments += ["-device", f"loader,addr={stub:#x},cpu-num=0"]
+        return self.alias(arguments, ram_file, layout)
+
+    def uboot(self) -> list[str]:
+        """Returns the aliased machine's command line with U-Boot, having made the disk that it boots from."""
+        options = self.options
+        bios, mkimage = load_uboot()
+        layout = LAYOUTS[options.layout](RAM_BASE, self.ram)
+        ram_file = self.make_ram()
+        disk = self.scratch / "disk"
+        disk.mkdir()
+        for name, path in (("tagstash.img", options.image), ("Image", options.kernel), ("initrd.img", options.initrd)):
+            if path:
+                shutil.copyfile(path, disk / name)
+        (disk / "tagstash.env").write_text(f"guest_bootargs={self.bootargs(ram_file, layout)}\n")
+        call(mkimage, ["-A", "arm64", "-T", "script", "-C", "none", "-n", "tagstash", "-d",
+                       str(ROOT / "boot" / "boot.cmd"), str(disk / "boot.scr")], "boot/boot.cmd makes no script image")
+        # QEMU presents the directory as a FAT disk.
+        arguments = [*self.common(), "-bios", str(bios), "-drive",
+                     f"if=none,id=boot,format=raw,readonly=on,file=fat:{escaped(disk)}",
+                     "-device", "virtio-blk-device,drive=boot"]
+        return self.alias(arguments, ram_file, layout)
+
+    def make_ram(self) -> Path:
+        """Makes the file behind guest RAM."""
+        ram_file = self.scratch / "ram"
+        with open(ram_file, "wb") as file:
+            file.truncate(self.ram)
+        if re.search(r"[\s\"'\\]", str(ram_file)):
+            raise RunError(f"the RAM file's path '{ram_file}' has characters that boot arguments cannot carry; choose "
+                           f"another place with --ram-dir")
+        return ram_file
+
+    def bootargs(self, ram_file: Path, layout: Layout) -> str:
+        """Returns the guest's boot arguments, with what a test payload has to know."""
+        words = [self.options.bootargs, f"ram={ram_file}", f"ram-base={RAM_BASE:#x}",
+                 *(region.argument() for region in layout.regions)]
+        return " ".join(word for word in words if word) if self.options.harness_args else self.options.bootargs
+
+    def alias(self, arguments: list[str], ram_file: Path, layout: Layout) -> list[str]:
+        """Returns the command line with RAM in its file and, by the environment, tag memory in RAM."""
+        options = self.options
+        library = options.alias_library
+        if not library.is_file():
+            raise RunError(f"the aliasing library {library} is not there: `make machine` builds it")
+        arguments[1] += ",memory-backend=ram"
+        arguments += ["-object", f"memory-backend-file,id=ram,size={options.memory}M,mem-path={escaped(ram_file)},share=on"]
         preload = [str(library.resolve()), *filter(None, [self.env.get("LD_PRELOAD")])]
         if re.search(r"[\s:]", preload[0]):
             raise RunError(f"the aliasing library's path '{preload[0]}' has a space or a colon, and the loader cannot "
@@ -793,6 +856,9 @@ def parse_options() -> argparse.Namespace:
     add("--el", type=int, choices=[1, 2, 3], default=2, help="exception level at which the image is entered (default 2)")
     add("--no-mte", action="store_true", help="leave MTE out (with --plain)")
     add("--icount", action="store_true", help="count instructions exactly (1 CPU only)")
+    add("--overlay", type=Path, metavar="FILE", help="device-tree overlay, .dtso or .dtbo, put into a copy of the image")
+    add("--own-tree", action="store_true", help="aliased machine: QEMU's own device tree, which describes no tag storage")
+    add("--uboot", action="store_true", help="as --own-tree, and U-Boot loads the image and the guest")
     add("--dts-append", type=Path, metavar="FILE", help="device-tree source appended last, to break a rule on purpose or to "
         "write another dialect; labels: tagmem0, tagmem1, storage0, storage1, reserved, chosen")
     add("--dts-out", type=Path, metavar="FILE", help="keep the device-tree source that was used")
@@ -849,6 +915,13 @@ def parse_options() -> argparse.Namespace:
         refuse("--bootargs needs a --kernel")
     if "\n" in options.bootargs or "\0" in options.bootargs:
         refuse("--bootargs has to be one line")
+    if options.own_tree or options.uboot:
+        name = "--uboot" if options.uboot else "--own-tree"
+        for other, value in (("--plain", options.plain), ("--dts-append", options.dts_append), ("--dts-out", options.dts_out)):
+            if value:
+                refuse(f"{name} does not go with {other}: its device tree is QEMU's own")
+        if options.el == 3 or (options.uboot and options.el != 2):
+            refuse(f"--el {options.el} does not go with {name}, which enters the image at EL2")
     if options.no_mte and not options.plain:
         refuse("--no-mte goes with --plain only: without MTE there are no tags to alias")
     if options.board == "versal" and (not options.plain or options.cpus != 1 or options.cpu != "max"

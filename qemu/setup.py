@@ -593,6 +593,29 @@ def find_dtc(old: dict[str, dict], ignore_system: bool) -> Program:
     return Program(argv, env, version, "fetched")
 
 
+def find_uboot() -> dict[str, object]:
+    """Fetches U-Boot for the machine, and mkimage; returns what tools.json says of them."""
+    tree = TOOLS / "u-boot"
+    bios, binary = tree / "usr/lib/u-boot/qemu_arm64/u-boot.bin", tree / "usr/bin/mkimage"
+    try:
+        if not (bios.is_file() and binary.is_file()):
+            apt = Apt("base", debian_backports())
+            apt.update("u-boot")
+            apt.fetch_tree("u-boot", ["u-boot-qemu", "u-boot-tools"], apt.sources[0].suite, tree)
+        argv, env = tree_command(tree, binary, None)
+        status, text = run([*argv, "-V"], 30, env)
+        match = re.search(r"version (\S+)", text)
+        if status != 0 or not match or not bios.is_file():
+            shutil.rmtree(tree, ignore_errors=True)
+            raise SetupError(f"what was fetched holds no U-Boot for qemu_arm64, or its mkimage does not run:\n"
+                             f"{indent(text, 4)}")
+    except SetupError as error:
+        raise SetupError(f"U-Boot could not be got: {error}\nWhat to do: nothing but `qemu/run.py --uboot` needs it; it is in "
+                         f"Debian's packages u-boot-qemu and u-boot-tools") from None
+    say("u-boot", f"{match[1]} (under {relative(tree)})")
+    return {**Program(argv, env, match[1], "fetched").record(), "bios": str(bios)}
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Rust
 
@@ -734,8 +757,8 @@ def write_if_changed(file: Path, text: str) -> None:
 def main() -> int:
     """Sets everything up; returns the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="Results are kept under build/.")
-    parser.add_argument("--only", choices=["rust", "qemu", "dtc"], action="append",
-                        help="look after this tool only (may be given again)")
+    parser.add_argument("--only", choices=["rust", "qemu", "dtc", "u-boot"], action="append",
+                        help="look after this tool only (may be given again); u-boot is fetched only when it is named here")
     parser.add_argument("--ignore-system", action="store_true",
                         help="fetch QEMU and dtc even where the system has good ones")
     parser.add_argument("--ignore-rustup", action="store_true",
@@ -762,6 +785,8 @@ def main() -> int:
             dtc = find_dtc(old, options.ignore_system)
             new["dtc"] = dtc.record()
             write_wrapper("dtc", dtc)
+        if "u-boot" in wanted:
+            new["u-boot"] = find_uboot()
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1

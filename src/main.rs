@@ -64,7 +64,7 @@ extern "C" fn boot(tree: u64, next_table: u64) -> ! {
     let options = read_options(&tree);
     match overlay {
         None => {}
-        Some(Ok(fragments)) => info!("the image's overlay is applied: fragments {fragments}"),
+        Some(Ok(fragments)) => info!("the image's overlay: {fragments} fragments applied"),
         Some(Err(error)) => warn!("the image's overlay: {error}: it is not applied"),
     }
     smc::init(tree.psci == Some(Conduit::Smc));
