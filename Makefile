@@ -8,6 +8,8 @@ PYTHON ?= python3
 CARGO ?= cargo
 # More options for qemu/run.py, such as ARGS='--cpus 4 --layout crossed'.
 ARGS ?=
+# A device-tree overlay, .dtso or .dtbo, that the image is to carry: make image OVERLAY=my.dtso
+OVERLAY ?=
 # The suites that `make test` runs; all of them if empty.
 SUITES ?=
 
@@ -36,17 +38,18 @@ BARE_OUT := target/$(TARGET)/release
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "V=1 shows the commands; ARGS='...' goes to qemu/run.py; SUITES='...' picks suites (tests/suite.py --list)."
+	@echo "V=1 shows the commands; ARGS='...' goes to qemu/run.py; SUITES='...' picks suites (tests/suite.py --list); OVERLAY=... goes into the image."
 
 setup: ## Gets what is missing: Rust target, QEMU, device-tree compiler
 	$(Q)$(PYTHON) qemu/setup.py
 
 build: image harness ## Builds the firmware image and the test guest
 
-image: setup
+image: setup ## Builds the firmware image alone
 	$(Q)echo "build: $(BUILD)/tagstash.img ($(TAGSTASH_COMMIT))"
 	$(Q)$(BARE_BUILD) -p tagstash --bin tagstash --features firmware
 	$(Q)$(PYTHON) qemu/flatten.py $(BARE_OUT)/tagstash $(BUILD)/tagstash.img
+	$(if $(OVERLAY),$(Q)$(PYTHON) boot/embed.py $(BUILD)/tagstash.img '$(OVERLAY)' -o $(BUILD)/tagstash.img)
 
 harness: setup
 	$(Q)echo "build: $(BUILD)/harness.img"

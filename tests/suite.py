@@ -630,6 +630,52 @@ def absent_steps() -> Iterator[Step]:
                       "--dts-append", str(file), "--layout", "one", "--cpus", str(cpus))
 
 
+# Overlays that cannot be applied: a name, the source, and what the console must say.
+BROKEN_OVERLAYS: list[tuple[str, str, str]] = [
+    ("path", "&{/no-such-bus} { p; };", r"the image's overlay: fragment@0: target-path /no-such-bus is no node of the tree: "
+                                        r"it is not applied"),
+    ("label", "&gic { p; };", r"the image's overlay: fragment@0: label gic is not in the tree's /__symbols__"),
+]
+
+
+def overlay_file(name: str, source: str) -> str:
+    """Writes an overlay's source; returns its name."""
+    file = BUILD / "overlays" / f"{name}.dtso"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"/dts-v1/; /plugin/; {source}\n")
+    return str(file)
+
+
+OVERLAY_APPLIED = r"the image's overlay: 1 fragments applied"
+
+
+def overlay_steps() -> Iterator[Step]:
+    """Runs the harness with tag storage that only the image's overlay describes, and with overlays that are wrong."""
+    yield Step("overlay-tool", [sys.executable, "tests/overlay.py"], 240, read_tap)
+    yield machine("overlay", 150, "", read_message("overlay", OVERLAY_APPLIED, read_tap), "--own-tree", "--overlay",
+                  "boot/qemu-virt.dtso", "--cpus", "2")
+    for name, source, pattern in BROKEN_OVERLAYS:
+        yield machine(f"overlay-{name}", 60, "expect=no-storage", read_message(name, pattern, read_tap), "--own-tree",
+                      "--overlay", overlay_file(name, source), "--no-harness-args")
+    # The last bootargs and module to be written are those that count.
+    chosen = overlay_file("bootargs", "&{/chosen/module@0x41200000} { bootargs = \"expect=no-storage\"; };")
+    yield machine("overlay-bootargs", 60, "mode=report", read_message("bootargs", OVERLAY_APPLIED, read_tap), "--plain",
+                  "--overlay", chosen)
+
+
+def uboot_steps() -> Iterator[Step]:
+    """Runs the harness as U-Boot loads it, with tag storage that only the image's overlay describes."""
+
+    def read(text: str, status: int) -> Result:
+        if re.search(r"^setup: U-Boot could not be got", text, re.M):
+            return Result(skipped=["the test guest, loaded by U-Boot (U-Boot could not be fetched)"])
+        return read_message("uboot", OVERLAY_APPLIED, read_tap)(text, status)
+
+    step = machine("uboot", 200, "", read, "--uboot", "--overlay", "boot/qemu-virt.dtso")
+    fetch = 'exec 3>&1; "$1" qemu/setup.py --only u-boot >&3 2>&1 || exit 1; exec "$@"'
+    yield Step(step.name, ["sh", "-c", fetch, "sh", *step.command], step.seconds + 240, read)
+
+
 def entry_steps() -> Iterator[Step]:
     """Enters the image at the wrong exception levels: it says what to change, and stops."""
     for level, text in ((1, "virtualization=on"), (3, "EL3")):
@@ -659,6 +705,9 @@ SUITES = [
     Suite("options", "each boot option: the console, and the test guest", option_steps, needs_firmware=True),
     Suite("hidden", "MTE hidden from the test guest, 1 and 4 CPUs", hidden_steps, needs_firmware=True),
     Suite("absent", "memory that is not there: copies end in COPY_FAULT", absent_steps, needs_firmware=True),
+    Suite("overlay", "an overlay in the image describes tag storage; wrong ones: a message, and the guest boots", overlay_steps,
+          needs_firmware=True),
+    Suite("uboot", "U-Boot boots the image, with an overlay, by booti", uboot_steps, needs_firmware=True),
     Suite("entry", "entered at EL1 or EL3: a message, and a stop", entry_steps, needs_firmware=True),
 ]
 

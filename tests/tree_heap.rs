@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use tagstash::addr::{PhysAddr, PhysRange};
 use tagstash::dtb::blob::{Blob, MAX_DEPTH, MAX_ITEMS};
+use tagstash::dtb::overlay;
 use tagstash::dtb::patch::{GuestPlan, guest_tree};
 use tagstash::dtb::read::{console, read};
 use tagstash::tags::binding::regions;
@@ -58,25 +59,30 @@ fn root() -> Tree {
 
 /// A chain of nodes as deep as it may be below the root.
 fn chain(tag: usize) -> Tree {
+    chain_of(tag, MAX_DEPTH - 3)
+}
+
+fn chain_of(tag: usize, links: usize) -> Tree {
     let leaf = node("tags").with("compatible", "arm,mte-tag-storage");
-    let links = MAX_DEPTH - 3;
     (0..links).fold(leaf, |below, _| node("a").child(below)).renamed(&format!("c{tag}"))
 }
 
-fn trees() -> Vec<(&'static str, Tree)> {
+/// Trees with a share of the most that there may be of something.
+fn trees(share: usize, links: usize) -> Vec<(&'static str, Tree)> {
     let (mut wide, mut nodes, mut properties, mut chains) = (root(), root(), root(), root());
-    for index in 0..MAX_ITEMS / 2 - 20 {
+    for index in 0..MAX_ITEMS / 2 / share - 20 {
         wide.add(node(&format!("n{index:x}")).with("p", [index as u32]));
     }
-    (0..MAX_ITEMS / 4).for_each(|index| nodes.add(node(&format!("{index:x}"))));
-    for index in 0..MAX_ITEMS / 50 {
+    (0..MAX_ITEMS / 4 / share).for_each(|index| nodes.add(node(&format!("{index:x}"))));
+    for index in 0..MAX_ITEMS / 50 / share {
         properties.add_property(&format!("{index:x}"), ());
     }
-    (0..MAX_ITEMS / MAX_DEPTH / 4).for_each(|index| chains.add(chain(index)));
+    let count = MAX_ITEMS / MAX_DEPTH / 4 / share;
+    (0..count).for_each(|index| chains.add(chain_of(index, links)));
     let mut boards = virt();
-    boards.add(chain(0));
+    boards.add(chain_of(0, links));
     // Long paths to many nodes.
-    let mut long = (0..MAX_ITEMS / 4).fold(node(&"b".repeat(250)), |parent, index| {
+    let mut long = (0..MAX_ITEMS / 4 / share).fold(node(&"b".repeat(250)), |parent, index| {
         parent.child(node(&format!("{index:x}")).with("compatible", "arm,mte-tag-storage"))
     });
     for _ in 0..MAX_DEPTH - 4 {
@@ -84,13 +90,14 @@ fn trees() -> Vec<(&'static str, Tree)> {
     }
     // Entries of `ranges` in the fewest bytes.
     let mut mapped = root().with("#address-cells", [1u32]);
-    let entries: Vec<u32> = (0..MAX_ITEMS as u32).flat_map(|index| [index, index, 1]).collect();
+    let entries: Vec<u32> =
+        (0..(MAX_ITEMS / share) as u32).flat_map(|index| [index, index, 1]).collect();
     let reserved = node("reserved-memory").with("#address-cells", [1u32]);
     let reserved = reserved.with("#size-cells", [1u32]).with("ranges", entries.as_slice());
     mapped.add(reserved.child(node("a").with("reg", [1u32, 1])));
     // Ranges of memory in the fewest bytes, none next to another.
     let entries: Vec<u32> =
-        (0..MAX_ITEMS as u32 * 2).flat_map(|index| [index << 13, 0x1000]).collect();
+        (0..(MAX_ITEMS / share) as u32 * 2).flat_map(|index| [index << 13, 0x1000]).collect();
     let mut scattered = node("").with("#address-cells", [1u32]).with("#size-cells", [1u32]);
     scattered.add(node("memory").with("device_type", "memory").with("reg", entries.as_slice()));
     let tags = node("tags").with("compatible", "arm,mte-tag-storage");
@@ -110,9 +117,36 @@ fn trees() -> Vec<(&'static str, Tree)> {
     ]
 }
 
+/// Overlays: a good many labels, and each tree as what the root is to get.
+fn overlays() -> Vec<(&'static str, Tree)> {
+    let mut contents = node("__overlay__");
+    (0..1000).for_each(|index| contents.add_property(&format!("p{index}"), [0u32]));
+    let places: Vec<String> =
+        (0..1000).map(|index| format!("/fragment@0/__overlay__:p{index}:0\0")).collect();
+    let fixups = node("__fixups__").with("label", places.concat().as_bytes());
+    let mut all = vec![(
+        "labels",
+        node("").child(node("fragment@0").with("target-path", "/").child(contents)).child(fixups),
+    )];
+    for (name, tree) in trees(32, MAX_DEPTH - 5) {
+        let contents = tree.renamed("__overlay__");
+        all.push((
+            name,
+            node("").child(node("fragment@0").with("target-path", "/").child(contents)),
+        ));
+    }
+    all
+}
+
+/// A tree with a label, as wide and as deep as the others.
+fn labelled(tree: Tree) -> Tree {
+    tree.child(node("here").with("phandle", [0x9999u32]))
+        .child(node("__symbols__").with("label", "/here"))
+}
+
 #[test]
 fn p9_heap_and_stack_stay_within_what_is_said_before() {
-    for (name, tree) in trees() {
+    for (name, tree) in trees(1, MAX_DEPTH - 3) {
         let blob = tree.flatten(&[(0x1000, 0x1000)], false);
         let needed = Blob::check(&blob).unwrap().heap_needed();
         let no_map = [PhysRange::new(PhysAddr(0x4020_0000), 0x20_0000).unwrap()];
@@ -127,13 +161,38 @@ fn p9_heap_and_stack_stay_within_what_is_said_before() {
         assert!(peaks.iter().all(|peak| *peak <= needed), "{name}: {needed} {peaks:?}");
     }
 
+    // Applying an overlay, result included; and what the result needs is enough after it.
+    let mut outcomes = 0;
+    for (base_name, base) in trees(8, MAX_DEPTH - 3) {
+        let base = labelled(base).blob();
+        for (name, over) in overlays() {
+            let over = over.blob();
+            let (checked, over_checked) =
+                (Blob::check(&base).unwrap(), Blob::check(&over).unwrap());
+            let needed = overlay::heap_needed(&checked, &over_checked);
+            let mut outcome = None;
+            let peak = peak(|| outcome = Some(overlay::apply(&base, &over, usize::MAX)));
+            println!("{base_name} with {name}: needed {needed}, peak {peak}");
+            assert!(peak <= needed, "{base_name} with {name}: {needed} {peak}");
+            outcomes += u32::from(outcome.is_some_and(|outcome| outcome.is_ok()));
+        }
+    }
+    assert!(outcomes > 30, "{outcomes}");
+
     // The deepest tree on a small stack.
     let mut tree = virt();
     tree.add(chain(0));
     let blob = tree.blob();
+    let over = node("fragment@0")
+        .with("target-path", "/")
+        .child(chain_of(1, MAX_DEPTH - 5).in_node("__overlay__"));
+    let over = node("").child(over).blob();
     let small = thread::Builder::new().stack_size(64 << 10).spawn(move || {
-        (read(&blob).is_ok(), regions(&blob).is_err(), guest_tree(&blob, &GuestPlan::default()))
+        let applied = overlay::apply(&blob, &over, usize::MAX).map(|_| ());
+        let guest = guest_tree(&blob, &GuestPlan::default());
+        (read(&blob).is_ok(), regions(&blob).is_err(), guest, applied)
     });
-    let (read, wrong, guest) = small.unwrap().join().unwrap();
+    let (read, wrong, guest, applied) = small.unwrap().join().unwrap();
     assert!(read && wrong && guest.is_ok());
+    assert!(applied.is_ok(), "{applied:?}");
 }

@@ -401,7 +401,7 @@ fn merge(target: &mut DeviceTreeNode, from: &DeviceTreeNode, path: &str) -> Resu
         target.add_property(property.clone());
     }
     for child in from.children() {
-        let known = target.child(child.name()).map(|known| known.name().to_string());
+        let known = named(target, child.name()).map(|known| known.name().to_string());
         match known.and_then(|name| target.child_mut(&name)) {
             Some(known) => {
                 let path = format!("{path}/{}", known.name());
@@ -413,13 +413,19 @@ fn merge(target: &mut DeviceTreeNode, from: &DeviceTreeNode, path: &str) -> Resu
     Ok(())
 }
 
-/// The path, with all unit addresses, of the node at `path`, which may leave them out (section
-/// 2.2.3); "" is the root. `None` where there is no such node, or the path is not absolute.
+/// The child of this name, whose unit address may be left out (section 2.2.3).
+fn named<'t>(parent: &'t DeviceTreeNode, name: &str) -> Option<&'t DeviceTreeNode> {
+    let exact = parent.children().find(|child| child.name() == name);
+    exact.or_else(|| parent.child(name))
+}
+
+/// The path, with all unit addresses, of the node at `path`, which may leave them out; "" is
+/// the root. `None` where there is no such node, or the path is not absolute.
 fn full_path(root: &DeviceTreeNode, path: &str) -> Option<String> {
     let mut node = root;
     let mut full = String::new();
     for part in path.strip_prefix('/')?.split('/').filter(|part| !part.is_empty()) {
-        node = node.child(part)?;
+        node = named(node, part)?;
         full.push('/');
         full.push_str(node.name());
     }
@@ -441,7 +447,7 @@ fn shown(path: &str) -> String {
 
 /// The node at a full path.
 fn find<'t>(root: &'t DeviceTreeNode, path: &str) -> Option<&'t DeviceTreeNode> {
-    path.split('/').filter(|part| !part.is_empty()).try_fold(root, |node, part| node.child(part))
+    path.split('/').filter(|part| !part.is_empty()).try_fold(root, named)
 }
 
 /// The node at a full path, to change.

@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 /// A node under construction.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Tree {
     name: String,
     properties: Vec<(String, Vec<u8>)>,
@@ -46,6 +46,12 @@ impl<const N: usize> Value for [u8; N] {
     }
 }
 
+impl Value for &[u8] {
+    fn bytes(&self) -> Vec<u8> {
+        self.to_vec()
+    }
+}
+
 impl Value for () {
     fn bytes(&self) -> Vec<u8> {
         Vec::new()
@@ -82,6 +88,11 @@ impl Tree {
     pub fn child(mut self, child: Tree) -> Tree {
         self.children.push(child);
         self
+    }
+
+    /// A node of this name with this one in it.
+    pub fn in_node(self, name: &str) -> Tree {
+        node(name).child(self)
     }
 
     pub fn renamed(mut self, name: &str) -> Tree {
