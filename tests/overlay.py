@@ -30,6 +30,10 @@ BASE = """/dts-v1/;
 };
 """
 
+# That of the host's tests, so that what they have built is used.
+PROFILE = {"CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS": "true", "CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS": "true",
+           "CARGO_PROFILE_RELEASE_LTO": "off"}
+
 # Each is applied to BASE.
 OVERLAYS = {
     "labels": "&uart { status = \"okay\"; own: own { }; }; &soc { n@1 { ref = <1 &gic 2 &own>, <&uart>; }; };",
@@ -91,8 +95,8 @@ def same_as_fdtoverlay(name: str, directory: Path) -> None:
     over = compiled(directory, name, f"/dts-v1/; /plugin/;\n{OVERLAYS[name]}")
     theirs, ours = directory / "theirs.dtb", directory / "ours.dtb"
     for command, where in (([*argv[:-1], str(fdtoverlay), "-i", str(base), "-o", str(theirs), str(over)], env),
-                           (["cargo", "run", "-q", "--release", "--target-dir", "target", "--example", "overlay", "--",
-                             str(base), str(over), str(ours)], None)):
+                           (["cargo", "run", "-q", "--release", "--target-dir", "target/host", "--example", "overlay", "--",
+                             str(base), str(over), str(ours)], {**os.environ, **PROFILE})):
         status, text = run(command, where)
         if status:
             raise Failed(f"{' '.join(command)}: {text}")
