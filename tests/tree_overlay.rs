@@ -440,7 +440,7 @@ fn changed(blob: &[u8], changes: &[Change]) -> Vec<u8> {
             _ if length < 8 => return blob,
             Change::Byte(at, byte) => blob[at % length] = byte,
             Change::Word(at, word) => {
-                let at = at % (length - 4) & !3;
+                let at = (at % (length - 4)) & !3;
                 blob[at..at + 4].copy_from_slice(&word.to_be_bytes());
             }
             Change::Cut(at) => {
@@ -451,7 +451,7 @@ fn changed(blob: &[u8], changes: &[Change]) -> Vec<u8> {
                 }
             }
             Change::Copy(from, to, count) => {
-                let (from, to) = (from % length & !3, to % length & !3);
+                let (from, to) = ((from % length) & !3, (to % length) & !3);
                 let count = count.min(length - from).min(length - to);
                 blob.copy_within(from..from + count, to);
             }
