@@ -120,6 +120,7 @@ fn halt() -> ! {
 /// 6.4.6), as far as that stays on one of the stacks.
 fn call_chain(at: Option<u64>, frame_pointer: u64) {
     let image = layout::image();
+    say!("  build id {}", layout::BuildId);
     say!("  image at {:#x}, call chain as offsets into it:", image.start().0);
     let show = |address: u64| {
         if layout::text().contains(PhysAddr(address)) {
