@@ -10,6 +10,9 @@ CARGO ?= cargo
 ARGS ?=
 # A device-tree overlay, .dtso or .dtbo, that the image is to carry: make image OVERLAY=my.dtso
 OVERLAY ?=
+# Lets QEMU wait for a debugger: GDB=1, or GDB=PORT.
+GDB ?=
+GDB_OPTION = $(if $(GDB),--gdb $(if $(filter 1,$(GDB)),,$(GDB)))
 # The suites that `make test` runs; all of them if empty.
 SUITES ?=
 
@@ -38,7 +41,8 @@ BARE_OUT := target/$(TARGET)/release
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "V=1 shows the commands; ARGS='...' goes to qemu/run.py; SUITES='...' picks suites (tests/suite.py --list); OVERLAY=... goes into the image."
+	@echo "V=1 shows the commands; ARGS='...' goes to qemu/run.py; GDB=1 waits for gdb; OVERLAY=FILE goes into the image;"
+	@echo "SUITES='...' picks suites (tests/suite.py --list)."
 
 setup: ## Gets what is missing: Rust target, QEMU, device-tree compiler
 	$(Q)$(PYTHON) qemu/setup.py
@@ -63,7 +67,7 @@ machine: setup ## Builds the library that aliases QEMU's tag memory
 
 run: build machine ## Boots the shim with the test guest and ends with a report
 	$(Q)$(PYTHON) qemu/run.py --icount --kernel $(BUILD)/harness.img --bootargs mode=report \
-		--expect '# report complete' --timeout 300 --log $(LOGS)/run.log $(ARGS)
+		--expect '# report complete' --timeout 300 --log $(LOGS)/run.log $(GDB_OPTION) $(ARGS)
 
 test: setup ## Runs every suite; the last line counts them
 	$(Q)$(PYTHON) tests/suite.py $(SUITES)

@@ -31,6 +31,7 @@ import select
 import shlex
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -40,8 +41,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn, Optional
 
+from elf import Elf, ElfError
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("TAGSTASH_BUILD", ROOT / "build")).resolve()
+
+FIRMWARE_ELF = ROOT / "target/aarch64-unknown-none-softfloat/release/tagstash"
+GUEST_ELF = FIRMWARE_ELF.with_name("harness")
 
 KIB, MIB = 1 << 10, 1 << 20
 RAM_BASE = 0x4000_0000
@@ -59,6 +65,9 @@ KERNEL_OFFSET = 18 * MIB
 VERSAL_KERNEL = 256 * MIB
 
 TIMEOUT_STATUS = 124
+# How long QEMU may take to be gone once it has closed its output.
+LINGER_SECONDS = 60.0
+GDB_PORT = 1234
 ALIAS_ON = b"tagalias: on:"
 
 
@@ -462,8 +471,6 @@ class Machine:
             arguments += ["-semihosting-config", "enable=on,target=native"]
         if options.icount:
             arguments += ["-icount", "shift=0"]
-        if options.gdb:
-            arguments += ["-s", "-S"]
         return arguments
 
     def plain(self, bootargs: str) -> list[str]:
@@ -607,7 +614,7 @@ class Machine:
     def dump_tree(self) -> str:
         """Returns the source of QEMU's own device tree for these very options."""
         dumped = self.scratch / "qemu.dtb"
-        arguments = [word for word in self.common() if word not in ("-s", "-S")]
+        arguments = self.common()
         arguments[1] += f",dumpdtb={escaped(dumped)}"
         call(self.tools["qemu"], arguments, "QEMU does not describe this machine")
         return call(self.tools["dtc"], ["-q", "-I", "dtb", "-O", "dts", str(dumped)], "QEMU's tree does not decompile")
@@ -630,7 +637,8 @@ class Machine:
 
     def command(self) -> list[str]:
         """Returns the whole command."""
-        return [*self.tools["qemu"].argv, *self.arguments, *self.options.qemu_args]
+        debugger = ["-gdb", f"tcp:127.0.0.1:{self.options.gdb}", "-S"] if self.options.gdb else []
+        return [*self.tools["qemu"].argv, *self.arguments, *debugger, *self.options.qemu_args]
 
     def show(self) -> None:
         """Prints the command with the settings it needs."""
@@ -642,6 +650,11 @@ class Machine:
         """Runs QEMU to its end, or to ours; returns the exit status."""
         options = self.options
         watch = Watch(options)
+        limit = options.timeout
+        if options.gdb:
+            limit = float("inf")
+            check_port(options.gdb)
+            say_how_to_debug(options, RAM_BASE + IMAGE_OFFSET)
         log: Optional[BinaryIO] = None
         if options.log:
             try:
@@ -651,7 +664,7 @@ class Machine:
                 raise RunError(f"--log {options.log}: {error.strerror}") from None
         process = start(self.command(), self.env, options.interactive)
         try:
-            ended = pump(process, watch, log, time.monotonic() + options.timeout)
+            ended = pump(process, watch, log, time.monotonic() + limit)
         finally:
             stop(process)
             if options.interactive:
@@ -659,6 +672,40 @@ class Machine:
             if log:
                 log.close()
         return watch.verdict(ended, process.returncode, aliased=not options.plain)
+
+
+def check_port(port: int) -> None:
+    """Sees that QEMU will be able to listen for a debugger."""
+    with socket.socket() as probe:
+        # As QEMU does: connections of an earlier run, which the kernel remembers for a while, are no hindrance.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise RunError(f"--gdb {port}: TCP port {port} cannot be listened on ({error.strerror}); is another run waiting "
+                           f"there? Choose another port (make: GDB={port + 1 if port < 65535 else 1234})") from None
+
+
+def say_how_to_debug(options: argparse.Namespace, base: int) -> None:
+    """Prints what to type into the debugger; `base` is where the image is, which was linked at 0."""
+    note(f"QEMU waits for a debugger on port {options.gdb}, without a time limit. In another terminal, in {ROOT}:")
+    program = "gdb-multiarch"
+    note(f"    {program}" + ("" if shutil.which(program) else f"    (Debian: package {program})"))
+    note(f"    target remote :{options.gdb}")
+    note(f"    add-symbol-file {FIRMWARE_ELF.relative_to(ROOT)} -o {base:#x}")
+    note("    set backtrace limit 64")
+    note("    hbreak boot")
+    note("    continue")
+    try:
+        own = Elf(FIRMWARE_ELF.read_bytes()).build_id()
+        if own is None or own not in read_input(options.image, "image"):
+            note(f"warning: {FIRMWARE_ELF.relative_to(ROOT)} is not what {options.image} was made of (their build ids differ): "
+                 f"add the symbols of the ELF file that was")
+    except (OSError, ElfError) as error:
+        note(f"warning: {FIRMWARE_ELF.relative_to(ROOT)} cannot be read ({error}): `make build` makes it")
+    note("The guest's symbols: the shim prints where it enters the guest; a guest that was linked at 0, as the test guest "
+         f"({GUEST_ELF.relative_to(ROOT)}), is added with -o and that address, a Linux kernel (vmlinux, booted with "
+         "nokaslr) without -o")
 
 
 def die_with_parent() -> None:
@@ -722,7 +769,7 @@ def pump(process: subprocess.Popen[bytes], watch: "Watch", log: Optional[BinaryI
         if not data:
             # The pipe is closed a moment before the process is gone.
             try:
-                process.wait(max(left, 1.0))
+                process.wait(max(min(left, LINGER_SECONDS), 1.0))
             except subprocess.TimeoutExpired:
                 return "timeout"
             return "ended"
@@ -872,7 +919,9 @@ def parse_options() -> argparse.Namespace:
     add("--until", metavar="TEXT", help="end the run, successfully, as soon as a line has this text; fail if none does")
     add("--log", type=Path, metavar="FILE", help="keep the console's output")
     add("--no-semihosting", dest="semihosting", action="store_false", help="leave semihosting out")
-    add("--gdb", action="store_true", help="wait for a debugger on TCP port 1234")
+    add("--gdb", type=whole, nargs="?", const=GDB_PORT, metavar="PORT",
+        help=f"wait for a debugger on this TCP port of 127.0.0.1 (default {GDB_PORT}) and print what to type into it; the time "
+        "limit does not apply then")
     add("--interactive", action="store_true", help="give the guest's console the keyboard (end with Ctrl-C)")
     add("--show", action="store_true", help="print QEMU's command line before it is run")
 
@@ -889,6 +938,8 @@ def parse_options() -> argparse.Namespace:
 
     if options.cpus > 64:
         refuse(f"--cpus {options.cpus} is more than the 64 that are supported here")
+    if options.gdb and not 1024 <= options.gdb <= 65535:
+        refuse(f"--gdb {options.gdb} is not a port that anybody may listen on: take one from 1024 to 65535")
     if options.icount and options.cpus != 1:
         refuse(f"--icount goes with one CPU only, and --cpus is {options.cpus}: QEMU would run the CPUs in turns of "
                f"millions of instructions, which tests no races")
