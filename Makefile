@@ -35,7 +35,7 @@ BARE_CLIPPY = $(CARGO_ENV) $(CARGO) clippy --release --target $(TARGET) --target
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine run test model lint fmt clean distclean
+.PHONY: help setup build image harness machine run test symbolize model lint fmt clean distclean
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -71,6 +71,10 @@ run: build machine ## Boots the shim with the test guest and ends with a report
 
 test: setup ## Runs every suite; the last line counts them
 	$(Q)$(PYTHON) tests/suite.py $(SUITES)
+
+symbolize: ## Names the functions and lines of a panic in LOG=FILE (default: standard input)
+	$(Q)$(CARGO) run --quiet --target-dir target -p symbolize -- $(if $(FORCE),--force) \
+		"$(or $(ELF),$(BARE_OUT)/tagstash)" $(if $(LOG),"$(LOG)")
 
 model: ## Runs the model checker (loom) on the racing operations
 	$(Q)RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \

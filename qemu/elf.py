@@ -12,6 +12,8 @@ PF_X = 1
 NT_GNU_BUILD_ID = 3
 SHT_SYMTAB = 2
 STT_FUNC = 2
+# Global and without a type: what assembly exports.
+EXPORTED = 1 << 4
 
 
 class ElfError(Exception):
@@ -62,7 +64,7 @@ class Elf:
         raise ElfError("it has no executable segment")
 
     def functions(self) -> list[Function]:
-        """Lists the functions, by address."""
+        """Lists the functions and what assembly exports, by address."""
         (table,) = self.unpack("<Q", 0x28)
         size, count = self.unpack("<HH", 0x3A)
         headers = [self.unpack("<IIQQQQIIQQ", table + size * index) for index in range(count)]
@@ -72,8 +74,8 @@ class Elf:
                 continue
             names = headers[link][4]
             for at in range(offset, offset + length, entry):
-                name, info, _, _, address, extent = self.unpack("<IBBHQQ", at)
-                if info & 15 == STT_FUNC:
+                name, info, _, section, address, extent = self.unpack("<IBBHQQ", at)
+                if section and (info & 15 == STT_FUNC or info == EXPORTED):
                     end = self.data.index(b"\0", names + name)
                     found.append(Function(self.data[names + name:end].decode(), address, extent))
         return sorted(found, key=lambda function: function.address)

@@ -683,6 +683,13 @@ def entry_steps() -> Iterator[Step]:
                       "--until", text)
 
 
+def gdb_steps() -> Iterator[Step]:
+    """Debugs the shim from outside, and reads its panics."""
+    # The profile that `make symbolize` builds with.
+    yield Step("symbolize", ["cargo", "test", "--profile", "dev", "-p", "symbolize", "--target-dir", "target"], 240, read_cargo)
+    yield Step("gdb", [sys.executable, "tests/debugging.py"], 400, read_tap)
+
+
 SUITES = [
     Suite("build", "firmware image, test guest and aliasing library are built", build_steps),
     Suite("host", "the portable part's unit and property tests", host_steps),
@@ -709,6 +716,7 @@ SUITES = [
           needs_firmware=True),
     Suite("uboot", "U-Boot boots the image, with an overlay, by booti", uboot_steps, needs_firmware=True),
     Suite("entry", "entered at EL1 or EL3: a message, and a stop", entry_steps, needs_firmware=True),
+    Suite("gdb", "debugged through QEMU's stub, panics symbolized", gdb_steps, needs_firmware=True),
 ]
 
 
