@@ -30,7 +30,10 @@ unexport RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET CARGO_TARGET_DIR C
 # where the target's own is not to be had, and are empty elsewhere.
 CARGO_ENV = $(shell cat $(BUILD)/cargo.env 2>/dev/null)
 CARGO_FLAGS = $(shell cat $(BUILD)/cargo.flags 2>/dev/null)
-BARE_BUILD = $(CARGO_ENV) $(CARGO) build --release --target $(TARGET) --target-dir target $(CARGO_FLAGS)
+# The same bytes from any directory: cargo appends the options in this file to those of .cargo/config.toml.
+PATHS := $(BUILD)/paths.toml
+BARE_BUILD = $(CARGO_ENV) $(PYTHON) tools/crates.py $(PATHS) && $(CARGO_ENV) $(CARGO) build --release --target $(TARGET) \
+	--target-dir target --config $(PATHS) $(CARGO_FLAGS)
 BARE_CLIPPY = $(CARGO_ENV) $(CARGO) clippy --release --target $(TARGET) --target-dir target/clippy $(CARGO_FLAGS)
 BARE_OUT := target/$(TARGET)/release
 

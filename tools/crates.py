@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Knows the crates that the bare-metal programs are built from.
 
-Run by the Makefile, it prints a cargo configuration that gives every source path in the image a name that is the same on all
+Run by the Makefile, it writes a cargo configuration that gives every source path in the image a name that is the same on all
 machines: `src/main.rs` for the project's own, `fdt-0.1.5/src/lib.rs` for a crate's, `/rustc/HASH/library/...` for the compiler's
 library. It also keeps the developer's directories out of what is given away.
 """
@@ -61,7 +61,7 @@ def output(command: list[str]) -> str:
 def crates(programs: Iterable[str]) -> list[Crate]:
     """Lists the programs and all they depend on for the bare-metal target, by name."""
     cargo = os.environ.get("CARGO", "cargo")
-    found = json.loads(output([cargo, "metadata", "--format-version", "1", "--locked", "--filter-platform", TARGET]))
+    found = json.loads(output([cargo, "metadata", "--format-version", "1", "--filter-platform", TARGET]))
     packages = {package["id"]: package for package in found["packages"]}
     nodes = {node["id"]: node for node in found["resolve"]["nodes"]}
     listed: dict[str, bool] = {}
@@ -105,11 +105,14 @@ def remaps() -> list[str]:
 
 
 def main() -> int:
-    """Prints the cargo configuration."""
+    """Writes the cargo configuration to the file named on the command line."""
+    if len(sys.argv) != 2:
+        print(f"usage: {sys.argv[0]} FILE", file=sys.stderr)
+        return 2
     try:
-        # Written as TOML, whose basic strings are those of JSON.
-        print(f"target.{TARGET}.rustflags = {json.dumps(remaps())}")
-    except CratesError as error:
+        # TOML, whose basic strings are those of JSON.
+        Path(sys.argv[1]).write_text(f"[target.{TARGET}]\nrustflags = {json.dumps(remaps(), indent=4)}\n")
+    except (CratesError, OSError) as error:
         print(f"crates: {error}", file=sys.stderr)
         return 1
     return 0
