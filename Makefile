@@ -35,10 +35,16 @@ PATHS := $(BUILD)/paths.toml
 BARE_BUILD = $(CARGO_ENV) $(PYTHON) tools/crates.py $(PATHS) && $(CARGO_ENV) $(CARGO) build --release --target $(TARGET) \
 	--target-dir target --config $(PATHS) $(CARGO_FLAGS)
 BARE_CLIPPY = $(CARGO_ENV) $(CARGO) clippy --release --target $(TARGET) --target-dir target/clippy $(CARGO_FLAGS)
+# The documentation has the private items too, so links to them lead somewhere.
+DOC_FLAGS := -D warnings -A rustdoc::private-intra-doc-links
+DOC_OPTIONS := --no-deps --document-private-items --target-dir target
+HOST_DOC = RUSTDOCFLAGS="$(DOC_FLAGS)" $(CARGO) doc $(DOC_OPTIONS) --workspace --lib --bins --exclude harness
+BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS)" $(CARGO) doc $(DOC_OPTIONS) --target $(TARGET) $(CARGO_FLAGS) \
+	-p tagstash -p harness --bins --features tagstash/firmware,harness/firmware
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine run test symbolize model lint fmt clean distclean
+.PHONY: help setup build image harness machine run test symbolize dist doc model lint fmt clean distclean
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -78,6 +84,14 @@ test: setup ## Runs every suite; the last line counts them
 symbolize: ## Names the functions and lines of a panic in LOG=FILE (default: standard input)
 	$(Q)$(CARGO) run --quiet --target-dir target -p symbolize -- $(if $(FORCE),--force) \
 		"$(or $(ELF),$(BARE_OUT)/tagstash)" $(if $(LOG),"$(LOG)")
+
+# FORCE=1 packs sources that are changed.
+dist: image ## Packs image, symbols, documents and licences into build/dist
+	$(Q)FORCE="$(FORCE)" $(CARGO_ENV) $(PYTHON) tools/dist.py
+
+doc: setup ## Makes the sources' documentation, host and firmware (target/doc)
+	$(Q)$(HOST_DOC)
+	$(Q)$(BARE_DOC)
 
 model: ## Runs the model checker (loom) on the racing operations
 	$(Q)RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \

@@ -186,11 +186,11 @@ def exception() -> None:
         expect("tagstash: panic: unexpected exception at EL2" in console, "the shim did not panic")
         status, text = symbolize(session.log)
         expect(status == 0, f"symbolize ended with status {status}: {text}")
-        in_order(text, [r"^panic: unexpected exception at EL2$", r"^ *0 +\+0x[0-9a-f]+ copy \(inlined\)\n +src/el2/copy\.rs:\d+$",
+        in_order(text, [r"^panic: unexpected exception at EL2$", r"^ *0 +\+0x[0-9a-f]+ +copy \(inlined\)\n +src/el2/copy\.rs:\d+$",
                         r" copy_(chunk_in|page_out)(<.*>)? \(inlined\)\n +src/el2/copy\.rs:\d+$",
                         r" put.* \(inlined\)\n +src/stash/", r" call.* \(inlined\)\n +src/hypercall/service\.rs:\d+$",
                         r" serve \(inlined\)\n +src/el2/calls\.rs:\d+$",
-                        r" tagstash::el2::calls::serve_with_lse\n +src/el2/calls\.rs:\d+$", r"^ *1 +\+0x[0-9a-f]+ exception_vectors$"])
+                        r" tagstash::el2::calls::serve_with_lse\n +src/el2/calls\.rs:\d+$", r"^ *1 +\+0x[0-9a-f]+ +exception_vectors$"])
     finally:
         session.end()
 
@@ -231,7 +231,7 @@ def rust_panic() -> None:
         expect(status == 0, f"symbolize ended with status {status}: {text}")
         in_order(text, [r"^panic: attempt to add with overflow \(at \S+\)$", r" core::panicking::panic_fmt$",
                         r" core::panicking::panic_const::panic_const_add_overflow$", rf"^ +{re.escape(place)}$",
-                        r" tagstash::el2::calls::serve_with_lse$", r"^ *3 +\+0x[0-9a-f]+ exception_vectors$"])
+                        r" tagstash::el2::calls::serve_with_lse$", r"^ *3 +\+0x[0-9a-f]+ +exception_vectors$"])
     finally:
         session.end()
 

@@ -690,6 +690,11 @@ def gdb_steps() -> Iterator[Step]:
     yield Step("gdb", [sys.executable, "tests/debugging.py"], 400, read_tap)
 
 
+def dist_steps() -> Iterator[Step]:
+    """Makes the release archive twice."""
+    yield Step("dist", [sys.executable, "tests/dist.py"], 580, read_tap, needs=["git"])
+
+
 SUITES = [
     Suite("build", "firmware image, test guest and aliasing library are built", build_steps),
     Suite("host", "the portable part's unit and property tests", host_steps),
@@ -716,6 +721,7 @@ SUITES = [
           needs_firmware=True),
     Suite("uboot", "U-Boot boots the image, with an overlay, by booti", uboot_steps, needs_firmware=True),
     Suite("entry", "entered at EL1 or EL3: a message, and a stop", entry_steps, needs_firmware=True),
+    Suite("dist", "the release archive, the same from two clones", dist_steps, needs_firmware=True),
     Suite("gdb", "debugged through QEMU's stub, panics symbolized", gdb_steps, needs_firmware=True),
 ]
 
