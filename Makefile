@@ -37,10 +37,11 @@ BARE_BUILD = $(CARGO_ENV) $(PYTHON) tools/crates.py $(PATHS) && $(CARGO_ENV) $(C
 BARE_CLIPPY = $(CARGO_ENV) $(CARGO) clippy --release --target $(TARGET) --target-dir target/clippy $(CARGO_FLAGS)
 # The documentation has the private items too, so links to them lead somewhere.
 DOC_FLAGS := -D warnings -A rustdoc::private-intra-doc-links
-DOC_OPTIONS := --no-deps --document-private-items --target-dir target
-HOST_DOC = RUSTDOCFLAGS="$(DOC_FLAGS)" $(CARGO) doc $(DOC_OPTIONS) --workspace --lib --bins --exclude harness
-BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS)" $(CARGO) doc $(DOC_OPTIONS) --target $(TARGET) $(CARGO_FLAGS) \
-	-p tagstash -p harness --bins --features tagstash/firmware,harness/firmware
+HOST_DOC = RUSTDOCFLAGS="$(DOC_FLAGS)" $(CARGO) doc --no-deps --document-private-items --target-dir target \
+	--workspace --lib --bins --exclude harness
+# Cargo's remark about one file name for the firmware and its library is known and harmless: the host's run has the library.
+BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(CARGO) rustdoc --target-dir target \
+	--target $(TARGET) $(CARGO_FLAGS) --features firmware
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
@@ -91,7 +92,8 @@ dist: image ## Packs image, symbols, documents and licences into build/dist
 
 doc: setup ## Makes the sources' documentation, host and firmware (target/doc)
 	$(Q)$(HOST_DOC)
-	$(Q)$(BARE_DOC)
+	$(Q)$(BARE_DOC) -p tagstash --bin tagstash
+	$(Q)$(BARE_DOC) -p harness --bin harness
 
 model: ## Runs the model checker (loom) on the racing operations
 	$(Q)RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \

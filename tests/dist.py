@@ -53,11 +53,14 @@ def good(command: list[str], cwd: Path, **env: str) -> str:
     return done.stdout.strip()
 
 
-def clone(place: Path) -> None:
-    """Makes a clone of this working tree, by sharing the repository's objects: a commit that holds the changes is in no branch."""
-    commit = good(["git", "stash", "create"], ROOT, GIT_AUTHOR_NAME="test", GIT_AUTHOR_EMAIL="test@localhost",
-                  GIT_COMMITTER_NAME="test", GIT_COMMITTER_EMAIL="test@localhost", GIT_AUTHOR_DATE="2000-01-01T00:00:00Z",
-                  GIT_COMMITTER_DATE="2000-01-01T00:00:00Z") or good(["git", "rev-parse", "HEAD"], ROOT)
+def snapshot() -> str:
+    """Returns a commit that holds this working tree with its changes. It is in no branch."""
+    return good(["git", "stash", "create"], ROOT, GIT_AUTHOR_NAME="test", GIT_AUTHOR_EMAIL="test@localhost",
+                GIT_COMMITTER_NAME="test", GIT_COMMITTER_EMAIL="test@localhost") or good(["git", "rev-parse", "HEAD"], ROOT)
+
+
+def clone(place: Path, commit: str) -> None:
+    """Makes a clone of a commit by sharing the repository's objects, which finds it in no branch too."""
     git = ROOT / good(["git", "rev-parse", "--git-common-dir"], ROOT)
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -87,8 +90,9 @@ def members(place: Path) -> dict[str, bytes]:
 
 def builds() -> None:
     """Makes both archives, without the network."""
+    commit = snapshot()
     for place in PLACES:
-        clone(place)
+        clone(place, commit)
         good(["make", "dist"], place, CARGO_NET_OFFLINE="true")
         good(["git", "diff", "--quiet", "HEAD"], place)
 

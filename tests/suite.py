@@ -244,6 +244,7 @@ def lint_steps() -> Iterator[Step]:
     yield Step("messages", [sys.executable, "tests/messages.py"], 30, read_tap)
     yield Step("lint-firmware", [*cargo, *firmware, *flags, "--", "-D", "warnings"], 240,
                read_single("the firmware's lints"), env, needs=["cargo-clippy"])
+    yield Step("lint-doc", ["make", "--no-print-directory", "doc"], 300, read_single("the documentation, without warnings"))
 
 
 def bare_metal() -> tuple[list[str], dict[str, str]]:
@@ -700,7 +701,7 @@ SUITES = [
     Suite("host", "the portable part's unit and property tests", host_steps),
     Suite("tagalias", "the aliasing library's unit tests", tagalias_steps),
     Suite("model", "the racing operations under the model checker", model_steps),
-    Suite("lint", "formatting, lints, and that every message is explained", lint_steps),
+    Suite("lint", "formatting, lints and documentation, and that every message is explained", lint_steps),
     harness_suite("harness-1cpu", "the test guest on 1 CPU", 120, "--layout", "one"),
     harness_suite("harness-4cpu", "the test guest on 4 CPUs", 150, "--layout", "one", "--cpus", "4"),
     harness_suite("harness-two", "two regions, 2 CPUs", 120, "--layout", "two", "--cpus", "2"),
