@@ -110,8 +110,9 @@ class Session:
         """Lets the machine run to an address, and nowhere else."""
         self.stub.breakpoint(address)
         why = self.stub.resume()
+        expect(why.startswith("T05"), f"the run never came to {address:#x} ({why})")
         pc = self.stub.register(PC)
-        expect(why.startswith("T05") and pc == address, f"stopped at {pc:#x} ({why}), not at {address:#x}")
+        expect(pc == address, f"stopped at {pc:#x} ({why}), not at {address:#x}")
         self.stub.breakpoint(address, there=False)
 
     def finish(self) -> str:

@@ -39,6 +39,8 @@ class Stub:
         if not self.buffer:
             try:
                 self.buffer = self.socket.recv(4096)
+            except ConnectionResetError:
+                raise StubError("QEMU ended") from None
             except TimeoutError:
                 raise StubError(f"no answer within {ANSWER_SECONDS:.0f} s") from None
             if not self.buffer:
