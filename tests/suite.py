@@ -693,7 +693,7 @@ def gdb_steps() -> Iterator[Step]:
 
 def dist_steps() -> Iterator[Step]:
     """Makes the release archive twice."""
-    yield Step("dist", [sys.executable, "tests/dist.py"], 580, read_tap, needs=["git"])
+    yield Step("dist", [sys.executable, "tests/dist.py"], 900, read_tap, needs=["git"])
 
 
 SUITES = [

@@ -28,7 +28,7 @@ pub const SCTLR_ON: u64 = SCTLR_OFF | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 
 const ACCESSED: u64 = 1 << 10;
 const INNER_SHAREABLE: u64 = 0b11 << 8;
 const READ_ONLY: u64 = 1 << 7;
-/// AP[1], which EL2 alone reads as one.
+/// `AP[1]`, which EL2 alone reads as one.
 const RES1: u64 = 1 << 6;
 const NEVER_EXECUTED: u64 = 1 << 54;
 

@@ -9,7 +9,7 @@
 //! | [`console`] | the serial port, as a sink of `log` |
 //! | [`heap`], [`pages`] | memory for what is built at boot; pages for translation tables |
 //! | [`mmu`], [`stage2`] | EL2's own map, and the guest's |
-//! | [`vectors`], [`exception`], [`panic`] | every way into EL2, and what is done about each |
+//! | [`vectors`], [`exception`], [`mod@panic`] | every way into EL2, and what is done about each |
 //! | [`calls`], [`smc`], [`psci`] | the guest's HVC and SMC, and who answers them |
 //! | [`inject`], [`guest`] | exceptions given back to EL1, EL1's state at its entry |
 //! | [`cpu_controls`] | each EL2 trap control, set on purpose |
