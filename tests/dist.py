@@ -15,13 +15,16 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
-PLACES = (BUILD / "dist-test" / "a", BUILD / "dist-test" / "a-directory" / "with-a-much-longer-path" / "tagstash")
+# Not below this directory, whose .cargo/config.toml cargo would add to the clone's own.
+SCRATCH = Path(tempfile.gettempdir()).resolve() / f"tagstash-dist-{os.getpid()}"
+PLACES = (SCRATCH / "a", SCRATCH / "a-directory" / "with-a-much-longer-path" / "tagstash")
 BUILD_SECONDS = 420
 # What a path of the machine that built looks like. Paths of the compiler's library and of device trees are the same everywhere.
 FOREIGN = re.compile(rb"/(?:root|home|tmp|usr|opt|var|mnt|work|Users|builds?|runner)/[\w.-]+(?:/[\w.-]+)*|/?(?:[\w.-]+/)+registry/src/[\w./-]+")
@@ -185,17 +188,18 @@ def main() -> int:
         return 0
     print(f"TAP version 14\n1..{len(TESTS)}", flush=True)
     failed = 0
-    for number, (name, test) in enumerate(TESTS, 1):
-        try:
-            test()
-            print(f"ok {number} - {name}", flush=True)
-        except Exception:  # pylint: disable=broad-except
-            failed += 1
-            for line in traceback.format_exc().splitlines():
-                print(f"# {line}")
-            print(f"not ok {number} - {name}", flush=True)
-    if not failed:
-        shutil.rmtree(BUILD / "dist-test", ignore_errors=True)
+    try:
+        for number, (name, test) in enumerate(TESTS, 1):
+            try:
+                test()
+                print(f"ok {number} - {name}", flush=True)
+            except Exception:  # pylint: disable=broad-except
+                failed += 1
+                for line in traceback.format_exc().splitlines():
+                    print(f"# {line}")
+                print(f"not ok {number} - {name}", flush=True)
+    finally:
+        shutil.rmtree(SCRATCH, ignore_errors=True)
     return 1 if failed else 0
 
 

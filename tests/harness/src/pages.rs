@@ -26,7 +26,7 @@ fn line(key: Key, seed: u64, number: usize, sequence: u64) -> [u64; LINE] {
     [first, second, third, key.index, place, sequence, !check, check]
 }
 
-/// The first line of the page that [`write`] makes: to be searched for.
+/// The first line of the page that [`write()`] makes: to be searched for.
 pub fn first_line(key: Key, sequence: u64) -> [u8; 64] {
     let mut bytes = [0; 64];
     for (bytes, word) in bytes.chunks_mut(8).zip(line(key, seed(key), 0, sequence)) {
