@@ -653,7 +653,7 @@ OVERLAY_APPLIED = r"the image's overlay: 1 fragments applied"
 def overlay_steps() -> Iterator[Step]:
     """Runs the harness with tag storage that only the image's overlay describes, and with overlays that are wrong."""
     yield Step("overlay-tool", [sys.executable, "tests/overlay.py"], 240, read_tap)
-    yield machine("overlay", 150, "", read_message("overlay", OVERLAY_APPLIED, read_tap), "--own-tree", "--overlay",
+    yield machine("overlay", 300, "", read_message("overlay", OVERLAY_APPLIED, read_tap), "--own-tree", "--overlay",
                   "boot/qemu-virt.dtso", "--cpus", "2")
     for name, source, pattern in BROKEN_OVERLAYS:
         yield machine(f"overlay-{name}", 60, "expect=no-storage", read_message(name, pattern, read_tap), "--own-tree",
@@ -672,7 +672,7 @@ def uboot_steps() -> Iterator[Step]:
             return Result(skipped=["the test guest, loaded by U-Boot (U-Boot could not be fetched)"])
         return read_message("uboot", OVERLAY_APPLIED, read_tap)(text, status)
 
-    step = machine("uboot", 200, "", read, "--uboot", "--overlay", "boot/qemu-virt.dtso")
+    step = machine("uboot", 300, "", read, "--uboot", "--overlay", "boot/qemu-virt.dtso")
     fetch = 'exec 3>&1; "$1" qemu/setup.py --only u-boot >&3 2>&1 || exit 1; exec "$@"'
     yield Step(step.name, ["sh", "-c", fetch, "sh", *step.command], step.seconds + 240, read)
 
