@@ -6,6 +6,7 @@ mod trees;
 
 use std::panic::catch_unwind;
 use tagstash::addr::{PhysAddr, PhysRange};
+use tagstash::dtb::blob::MAX_DEPTH;
 use tagstash::dtb::patch::{GuestPlan, guest_tree};
 use tagstash::dtb::read::{BootTree, console, read, total_size};
 use tagstash::tags::binding::regions;
@@ -359,7 +360,7 @@ fn p9_nothing_takes_for_ever_or_recurses_without_end() {
     exercise(&wide.blob(), &mut tally);
 
     let mut deep = node("tags").with("compatible", "arm,mte-tag-storage");
-    for _ in 0..30 {
+    for _ in 0..MAX_DEPTH - 2 {
         deep = node("a").child(deep).child(node("b")).child(node("c"));
     }
     exercise(&root().child(deep).blob(), &mut tally);

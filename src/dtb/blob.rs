@@ -10,8 +10,10 @@ use alloc::vec::Vec;
 
 /// Most bytes in a blob: what arm64 Linux takes (its booting.rst).
 pub const MAX_SIZE: usize = 2 << 20;
-/// Deepest nesting of nodes, the root included. Readers and writers recurse once per level.
-pub const MAX_DEPTH: usize = 32;
+/// Deepest nesting of nodes, the root included. Readers and writers recurse once per level, and a
+/// level takes up to 0.8 KiB of the 28 KiB of stack that a CPU has at EL2 (in dtoolkit's model).
+/// Boards have less than ten levels.
+pub const MAX_DEPTH: usize = 24;
 /// Most nodes and properties together: bounds the heap that a copy of the tree takes.
 pub const MAX_ITEMS: usize = 100_000;
 /// Most entries of the memory reservation block.
