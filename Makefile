@@ -45,7 +45,7 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine run test symbolize dist doc model lint fmt clean distclean
+.PHONY: help setup build image harness machine run test symbolize dist doc model fuzz lint fmt clean distclean
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -98,6 +98,21 @@ doc: setup ## Makes the sources' documentation, host and firmware (target/doc)
 model: ## Runs the model checker (loom) on the racing operations
 	$(Q)RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
 		$(CARGO) test --release --test loom --target-dir target/loom
+
+# SECONDS=3600 fuzzes for an hour; FUZZ='...' is another command of tests/fuzz (FUZZ=minimise, FUZZ=--help).
+SECONDS ?= 60
+REPLAY ?=
+FUZZ ?= $(if $(REPLAY),replay $(REPLAY),run --seconds $(SECONDS))
+
+FUZZER := target/fuzz/fuzz/fuzz
+
+fuzz: $(FUZZER) ## Fuzzes the device-tree code (SECONDS=n), or runs an input again (REPLAY=file)
+	$(Q)$(FUZZER) $(FUZZ)
+
+# Cargo knows whether it has to be built again.
+.PHONY: $(FUZZER)
+$(FUZZER):
+	$(Q)RUSTC_WRAPPER=$(CURDIR)/tests/fuzz/instrument.sh $(CARGO) build --profile fuzz -p fuzz --target-dir target/fuzz
 
 lint: setup ## Checks formatting and lints, host and firmware
 	$(Q)$(CARGO) fmt --all --check
