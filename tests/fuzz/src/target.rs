@@ -112,6 +112,7 @@ pub fn check(input: &[u8], tally: &mut Tally) -> Result<(), String> {
         return Err("the compact blob has other tokens".to_string());
     }
 
+    let input_tree = Tree::parse(input).ok_or("a good blob does not parse")?;
     let found = limits.call("read", || read(input))?;
     let regions = limits.call("regions", || binding::regions(input))?;
     // In this order: the reader's checks are the weaker ones.
@@ -125,7 +126,7 @@ pub fn check(input: &[u8], tally: &mut Tally) -> Result<(), String> {
     match &regions {
         Ok(regions) => {
             limits.tally.storages += u64::from(!regions.is_empty());
-            storage(regions, found.as_ref().ok())?;
+            storage(&input_tree, regions, found.as_ref().ok())?;
         }
         Err(error) => message(error)?,
     }
@@ -133,7 +134,6 @@ pub fn check(input: &[u8], tally: &mut Tally) -> Result<(), String> {
         message(error)?;
     }
 
-    let input_tree = Tree::parse(input).ok_or("a good blob does not parse")?;
     // The field that nothing reads but to copy it: the plan changes with the input, and is found again with it.
     let mut random = Random::new(u64::from(blob.boot_cpu()));
     let plan = Plan::random(&mut random, found.as_ref().ok());
@@ -229,7 +229,22 @@ fn memory(boot: &BootTree) -> Result<(), String> {
 }
 
 /// The rules of the binding, of tag storage that was said to keep them.
-fn storage(regions: &[Region], boot: Option<&BootTree>) -> Result<(), String> {
+fn storage(tree: &Tree, regions: &[Region], boot: Option<&BootTree>) -> Result<(), String> {
+    // The first dialect alone has storage that no memory node describes.
+    let nodes = || tree.root.children.iter();
+    let is_first = |node: &&Node| compatible(node, &[COMPATIBLE]) && node.get("memory").is_some();
+    let first_dialect = nodes().filter(is_first).count();
+    let mut outside = 0;
+    let mut untaggable = Vec::new();
+    for node in nodes().filter(|node| node.get("arm,no-mte").is_some() && is_memory(node)) {
+        let wide = |name: &str| tree.root.get(name).map(number) == Some(2);
+        if let Some(reg) = node.get("reg").filter(|_| wide("#address-cells") && wide("#size-cells"))
+        {
+            let ranges = reg.chunks_exact(16).map(|pair| (number(pair), number(&pair[8..])));
+            untaggable
+                .extend(ranges.filter_map(|(start, len)| PhysRange::new(PhysAddr(start), len)));
+        }
+    }
     if regions.len() > MAX_REGIONS {
         return Err(format!("{} regions", regions.len()));
     }
@@ -256,14 +271,18 @@ fn storage(regions: &[Region], boot: Option<&BootTree>) -> Result<(), String> {
             if !Set::of(&boot.tag_storage).contains(&storage) {
                 return Err(format!("{storage} is not left out of the guest's memory"));
             }
-            if !boot.memory.iter().any(|memory| memory.contains_range(&storage)) {
-                return Err(format!("storage {storage} is no memory"));
-            }
+            outside += usize::from(!Set::of(&boot.memory).contains(&storage));
             if !Set::of(&boot.memory).contains(&tagged) {
                 return Err(format!("tagged {tagged} is no memory"));
             }
         }
+        if untaggable.iter().any(|range| range.overlaps(&tagged)) {
+            return Err(format!("tagged {tagged} cannot be tagged"));
+        }
         arithmetic(region)?;
+    }
+    if outside > first_dialect {
+        return Err(format!("{outside} storages are no memory: {regions:x?}"));
     }
     for cpus in [1, 8] {
         if let Ok(all) = Regions::new(regions.to_vec(), cpus) {
@@ -279,6 +298,12 @@ fn storage(regions: &[Region], boot: Option<&BootTree>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Says whether the node is an enabled memory node.
+fn is_memory(node: &Node) -> bool {
+    let text = |name: &str| node.get(name).and_then(|value| value.split(|byte| *byte == 0).next());
+    text("device_type") == Some(b"memory") && matches!(text("status"), None | Some(b"okay" | b"ok"))
 }
 
 /// The first and the last page of a region have their tags where they belong.
@@ -421,6 +446,15 @@ pub fn copy(input: &Tree, reads: bool, plan: &Plan, guest: &[u8]) -> Result<(), 
             ));
         }
     }
+    let counts = |node: Option<&Node>| {
+        let count = |name: &str| node.and_then(|node| node.get(name)).map(number);
+        [count("#address-cells"), count("#size-cells")]
+    };
+    let reserved = tree.root.child("reserved-memory").map(|at| &tree.root.children[at]);
+    let ranges = reserved.and_then(|node| node.get("ranges"));
+    if counts(reserved) != counts(Some(&tree.root)) || ranges != Some(b"") {
+        return Err("/reserved-memory does not have the root's addresses".to_string());
+    }
     let mut added = Vec::new();
     same(&model.root, &tree.root, "/", &mut added)?;
     let had_reserved = model.root.child("reserved-memory").is_some();
@@ -536,10 +570,19 @@ fn same<'t>(
         }
     };
     let reserved = path.strip_prefix("/reserved-memory/").is_some_and(|rest| !rest.contains('/'));
+    // What depends on the cells and `ranges` of /reserved-memory, which become the root's and empty.
+    let translated = |name: &str, old: &[u8], new: &[u8]| match name {
+        "#address-cells" | "#size-cells" => path == "/reserved-memory",
+        "ranges" => path == "/reserved-memory" && new.is_empty(),
+        "reg" | "alloc-ranges" => reserved,
+        "size" | "alignment" => reserved && new.len() <= 8 && number(old) == number(new),
+        _ => false,
+    };
     for (name, value) in &wanted.properties {
         let name = String::from_utf8_lossy(name);
-        if found.get(&name) != Some(value) && !(reserved && name == "reg") {
-            return Err(format!("{path}: {name} is {:02x?}, not {value:02x?}", found.get(&name)));
+        let new = found.get(&name);
+        if new != Some(value) && !new.is_some_and(|new| translated(&name, value, new)) {
+            return Err(format!("{path}: {name} is {new:02x?}, not {value:02x?}"));
         }
     }
     let extra = found.properties.len().saturating_sub(wanted.properties.len());
