@@ -3,7 +3,7 @@
 //! and get at what lies behind its check.
 
 use crate::random::Random;
-use crate::tree::{Node, Style, Tree};
+use crate::tree::{self, Node, Style, Tree};
 
 /// Longest input that is made, in bytes.
 pub const MAX_INPUT: usize = 12 << 10;
@@ -533,31 +533,60 @@ fn tag_storage(random: &mut Random, tree: &mut Tree) {
     root.children[at].children.push(tags);
 }
 
-/// Moves a child of the root below a bus that maps its addresses, and names it as the console now and then.
+/// Moves a child of the root, most often the one that holds a serial port, below a bus that maps its addresses, and names the
+/// port as the console.
 fn bus(random: &mut Random, tree: &mut Tree) {
     if tree.root.children.is_empty() {
         return;
     }
-    let index = random.below(tree.root.children.len());
+    let holds = tree.root.children.iter().position(|child| port(child).is_some());
+    let index = match holds {
+        Some(index) if !random.one_in(4) => index,
+        _ => random.below(tree.root.children.len()),
+    };
     let moved = std::mem::take(&mut tree.root.children[index]);
-    let counts = [*random.pick(&[1u32, 2]), *random.pick(&[1u32, 2])];
+    let counts = [*random.pick(&[1u32, 2, 2]), *random.pick(&[1u32, 2, 2])];
+    let up = tree.root.get("#address-cells").map_or(2, |count| tree::number(count) as u32);
     let cell = |count: u32, number: u64| match count {
         1 => (number as u32).to_be_bytes().to_vec(),
         _ => number.to_be_bytes().to_vec(),
     };
-    let from = [0, 0x900_0000, number(random)][random.below(3)];
-    let to = [0, 0x900_0000, number(random)][random.below(3)];
-    let length = [0x1000, 0x1000_0000, number(random)][random.below(3)];
-    let mut bus = Node::new(b"bus");
+    // At both ends of the addresses, and around where the child is.
+    let reg = moved.get("reg").map_or(0, tree::number);
+    let top = u64::MAX - 0x1000 * random.below(3) as u64;
+    let from = *random.pick(&[0, reg, reg.saturating_sub(0x1000), number(random)]);
+    let to = *random.pick(&[0, 0x900_0000, top, top, number(random)]);
+    let length = *random.pick(&[0x1000, 0x1000_0000, top, top, number(random)]);
+    let mut bus = Node::new(if random.one_in(2) { b"bus" } else { b"soc@0" });
     bus.set("compatible", b"simple-bus\0");
     bus.set("#address-cells", &counts[0].to_be_bytes());
     bus.set("#size-cells", &counts[1].to_be_bytes());
-    let ranges = [cell(counts[0], from), cell(2, to), cell(counts[1], length)].concat();
+    let mut ranges = [cell(counts[0], from), cell(up, to), cell(counts[1], length)].concat();
+    if random.one_in(4) {
+        ranges = [ranges, [cell(counts[0], 0), cell(up, 0), cell(counts[1], 0x1000)].concat()].concat();
+    }
     bus.set("ranges", if random.one_in(4) { b"" } else { &ranges });
-    let path = format!("/bus/{}\0", String::from_utf8_lossy(&moved.name));
     bus.children.push(moved);
     tree.root.children[index] = bus;
-    if let Some(chosen) = tree.root.child("chosen") {
-        tree.root.children[chosen].set("stdout-path", path.as_bytes());
+
+    let Some(path) = port(&tree.root) else { return };
+    let child = tree.root.child("chosen").unwrap_or_else(|| {
+        tree.root.children.push(Node::new(b"chosen"));
+        tree.root.children.len() - 1
+    });
+    tree.root.children[child].set("stdout-path", &[path.as_bytes(), b"\0"].concat());
+}
+
+/// Path of the first serial port below `node`.
+fn port(node: &Node) -> Option<String> {
+    let is_port = |node: &Node| {
+        let value = node.get("compatible").unwrap_or_default();
+        value.split(|byte| *byte == 0).any(|entry| entry == b"arm,pl011")
+    };
+    if is_port(node) {
+        return Some(String::new());
     }
+    node.children.iter().find_map(|child| {
+        Some(format!("/{}{}", String::from_utf8_lossy(&child.name), port(child)?))
+    })
 }
