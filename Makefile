@@ -32,7 +32,7 @@ CARGO_ENV = $(shell cat $(BUILD)/cargo.env 2>/dev/null)
 CARGO_FLAGS = $(shell cat $(BUILD)/cargo.flags 2>/dev/null)
 # The same bytes from any directory: cargo appends the options in this file to those of .cargo/config.toml.
 PATHS := $(BUILD)/paths.toml
-BARE_BUILD = $(CARGO_ENV) $(PYTHON) tools/crates.py $(PATHS) && $(CARGO_ENV) $(CARGO) build --release --target $(TARGET) \
+BARE_BUILD = $(CARGO_ENV) $(PYTHON) boot/release/crates.py $(PATHS) && $(CARGO_ENV) $(CARGO) build --release --target $(TARGET) \
 	--target-dir target --config $(PATHS) $(CARGO_FLAGS)
 BARE_CLIPPY = $(CARGO_ENV) $(CARGO) clippy --release --target $(TARGET) --target-dir target/clippy $(CARGO_FLAGS)
 # The documentation has the private items too, so links to them lead somewhere.
@@ -88,7 +88,7 @@ symbolize: ## Names the functions and lines of a panic in LOG=FILE (default: sta
 
 # FORCE=1 packs sources that are changed.
 dist: image ## Packs image, symbols, documents and licences into build/dist
-	$(Q)FORCE="$(FORCE)" $(CARGO_ENV) $(PYTHON) tools/dist.py
+	$(Q)FORCE="$(FORCE)" $(CARGO_ENV) $(PYTHON) boot/release/dist.py
 
 doc: setup ## Makes the sources' documentation, host and firmware (target/doc)
 	$(Q)$(HOST_DOC)

@@ -150,7 +150,7 @@ def refusal() -> None:
     environment = {"CARGO_NET_OFFLINE": "true"}
     # The program alone: the image would be built again, for nothing that this test looks at.
     commit = good(["git", "describe", "--always", "--dirty"], place)
-    script = [sys.executable, "tools/dist.py"]
+    script = [sys.executable, "boot/release/dist.py"]
     done = run(script, place, TAGSTASH_COMMIT=commit, **environment)
     expect(done.returncode == 1 and "FORCE=1" in done.stdout and commit in done.stdout, f"changed sources were packed: {done.stdout}")
     done = run(script, place, TAGSTASH_COMMIT=commit, FORCE="1", **environment)
@@ -159,7 +159,7 @@ def refusal() -> None:
 
 def licences() -> None:
     """Reads licence expressions as SPDX means them."""
-    sys.path.insert(0, str(ROOT / "tools"))
+    sys.path.insert(0, str(ROOT / "boot/release"))
     from dist import permitted  # pylint: disable=import-outside-toplevel
 
     for expression, verdict in (("MIT", True), ("MIT/Apache-2.0", True), ("GPL-3.0-only OR MIT", True), ("GPL-3.0-only", False),

@@ -55,7 +55,7 @@ def licence_texts(crate: Crate) -> list[Path]:
         raise DistError(f"crate {crate.label} names no licence: ask its authors, or do without it")
     if not permitted(crate.licence, WITH_SOURCE.get(crate.name)):
         raise DistError(f"crate {crate.label} is under {crate.licence}, which is not a permissive licence: do without it, or meet "
-                        f"its terms and enter it in tools/dist.py")
+                        f"its terms and enter it in boot/release/dist.py")
     found = sorted(file for file in crate.directory.iterdir() if file.is_file() and LICENCE_NAMES.match(file.name))
     if crate.licence_file and crate.directory / crate.licence_file not in found:
         found.append(crate.directory / crate.licence_file)
