@@ -85,7 +85,7 @@ fn trees(share: usize, links: usize) -> Vec<(&'static str, Tree)> {
     let mut long = (0..MAX_ITEMS / 4 / share).fold(node(&"b".repeat(250)), |parent, index| {
         parent.child(node(&format!("{index:x}")).with("compatible", "arm,mte-tag-storage"))
     });
-    for _ in 0..MAX_DEPTH - 4 {
+    for _ in 0..links - 1 {
         long = node(&"a".repeat(250)).child(long);
     }
     // Entries of `ranges` in the fewest bytes.

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use std::cell::Cell;
 use tagstash::addr::{PhysAddr, PhysRange};
+use tagstash::dtb::blob::MAX_DEPTH;
 use tagstash::dtb::blob::{Blob, Token};
 use tagstash::dtb::error::TreeError;
 use tagstash::dtb::overlay::{Applied, Fault, OverlayError, apply, heap_needed};
@@ -362,8 +363,9 @@ fn wrong_blobs_are_told_apart() {
         other => panic!("{other:?}"),
     }
     // Nested past the limit by two trees that each keep it.
-    let deep = || (0..25).fold(node("a"), |below, _| node("a").child(below));
-    let path = "/a".repeat(26);
+    let links = MAX_DEPTH - 6;
+    let deep = || (0..links).fold(node("a"), |below, _| node("a").child(below));
+    let path = "/a".repeat(links + 1);
     let over = overlay(fragment(0, &path, deep()));
     match applied(&node("").child(deep()), &over) {
         Err(OverlayError::Outcome(PatchError::Tree(TreeError::Depth(_)))) => {}

@@ -563,7 +563,8 @@ fn bus(random: &mut Random, tree: &mut Tree) {
     bus.set("#size-cells", &counts[1].to_be_bytes());
     let mut ranges = [cell(counts[0], from), cell(up, to), cell(counts[1], length)].concat();
     if random.one_in(4) {
-        ranges = [ranges, [cell(counts[0], 0), cell(up, 0), cell(counts[1], 0x1000)].concat()].concat();
+        ranges =
+            [ranges, [cell(counts[0], 0), cell(up, 0), cell(counts[1], 0x1000)].concat()].concat();
     }
     bus.set("ranges", if random.one_in(4) { b"" } else { &ranges });
     bus.children.push(moved);
