@@ -560,7 +560,7 @@ OPTION_RUNS: list[OptionRun] = [
     OptionRun("memory-beyond", "tagstash.pa-bits=32 tagstash.test=no-map",
               r"warning: memory 0x40000000\.\.0x138000000 is left out from 0x100000000 on", options=ABOVE_32_BITS),
     OptionRun("kernel-beyond", "tagstash.pa-bits=32",
-              r"error: the kernel at 0x120000000\.\.0x120100000 is not in RAM below 0x100000000\b",
+              r"error: the kernel at 0x120000000\.\.0x120100000 is not in RAM\b",
               options=(*ABOVE_32_BITS, "--until", "tagstash: stopped"), stops=True,
               source="&chosen { module@41200000 { reg = <0x1 0x20000000 0x0 0x100000>; }; };"),
     OptionRun("nothing-to-hide", "tagstash.mte=hide expect=no-storage tagstash.test=P9", r"tagstash\.mte=hide: nothing to hide",
