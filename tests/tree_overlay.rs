@@ -392,6 +392,18 @@ fn messages_have_no_loose_ends() {
     assert!(error.starts_with("fragment@0: / has phandle 0x5 already; "), "{error}");
 }
 
+/// Values, unlike names, may hold anything; a message is one line all the same.
+#[test]
+fn p9_messages_are_one_line_whatever_values_hold() {
+    let path = fragment(0, "/memory\u{10}\u{1b}[2J\n", node("x"));
+    let (base, mut labels) = labelled();
+    labels.at("__fixups__").set("gic", "/fragment\n@0\u{7}:refs:4");
+    for (base, over) in [(virt(), overlay(path)), (base, labels)] {
+        let error = applied(&base, &over).unwrap_err().to_string();
+        assert!(error.is_ascii() && !error.contains(|c: char| c.is_control()), "{error:?}");
+    }
+}
+
 /// What comes out of two blobs: if it is a tree, then everything that reads trees takes it.
 fn exercise(base: &[u8], over: &[u8]) -> bool {
     let Ok(done) = apply(base, over, HEAP) else { return false };

@@ -116,7 +116,9 @@ impl fmt::Display for OverlayError {
             Self::NotAFragment(name) => {
                 write!(f, "/{name} is no fragment; is /plugin/ in its source?")
             }
-            Self::Fragment { fragment, fault } => write!(f, "{fragment}: {fault}"),
+            Self::Fragment { fragment, fault } => {
+                write!(f, "{}: {fault}", fragment.escape_debug())
+            }
             Self::Outcome(error) => write!(f, "with it, the tree is malformed: {error}"),
             Self::Heap { needed, free } => write!(
                 f,
@@ -134,7 +136,10 @@ impl fmt::Display for Fault {
         match self {
             Self::NoContents => write!(f, "{CONTENTS} is missing"),
             Self::Target => write!(f, "exactly one of target and target-path must be there"),
-            Self::NoSuchPath(path) => write!(f, "target-path {path} is no node of the tree"),
+            // Values, unlike names, may hold what does something to a terminal.
+            Self::NoSuchPath(path) => {
+                write!(f, "target-path {} is no node of the tree", path.escape_debug())
+            }
             Self::NoSuchPhandle(phandle) => {
                 write!(f, "target {phandle:#x} is no node's phandle")
             }
@@ -147,6 +152,7 @@ impl fmt::Display for Fault {
                 write!(f, "label {label} is of no node with a phandle")
             }
             Self::Fixup { label, entry } => {
+                let entry = entry.escape_debug();
                 write!(f, "label {label}: {FIXUPS} entry '{entry}' names no cell of the overlay")
             }
             Self::LocalFixup { node, name } => {

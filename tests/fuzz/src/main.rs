@@ -204,13 +204,14 @@ fn show(engine: &Engine, seconds: f64) {
 
 fn summary(tally: &Tally) {
     println!(
-        "# of {} inputs: {} good blobs, {} trees read, {} consoles, {} with tag storage, {} copies, {} kernels",
+        "# of {} inputs: {} good blobs, {} trees read, {} consoles, {} with tag storage, {} copies, {} overlays, {} kernels",
         tally.inputs,
         tally.blobs,
         tally.trees,
         tally.consoles,
         tally.storages,
         tally.copies,
+        tally.overlays,
         tally.kernels,
     );
     println!(

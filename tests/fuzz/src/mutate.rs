@@ -146,8 +146,17 @@ pub fn mutate(random: &mut Random, input: &[u8], other: &[u8]) -> Vec<u8> {
     let mut out = match Tree::parse(input) {
         Some(mut tree) if !random.one_in(4) => {
             let donor = Tree::parse(other).map(|tree| tree.root);
+            // What follows may be an overlay, a tree of its own.
+            let overlay = Tree::parse(&tree.rest).filter(|_| !random.one_in(3));
             for _ in 0..1 + random.small(3) {
                 change_tree(random, &mut tree, donor.as_ref());
+            }
+            if let Some(mut overlay) = overlay {
+                for _ in 0..1 + random.small(2) {
+                    change_tree(random, &mut overlay, donor.as_ref());
+                }
+                overlay.rest.clear();
+                tree.rest = overlay.write(Style::default());
             }
             let style = match random.below(4) {
                 0 => Style {
@@ -344,6 +353,7 @@ fn change_tree(random: &mut Random, tree: &mut Tree, donor: Option<&Node>) {
         }
         2 => tag_storage(random, tree),
         3 => bus(random, tree),
+        5 if random.one_in(2) => overlay(random, tree),
         4 if random.one_in(4) => {
             let length = random.below(64);
             tree.rest = (0..length).map(|_| random.next() as u8).collect();
@@ -554,9 +564,10 @@ fn bus(random: &mut Random, tree: &mut Tree) {
     // At both ends of the addresses, and around where the child is.
     let reg = moved.get("reg").map_or(0, tree::number);
     let top = u64::MAX - 0x1000 * random.below(3) as u64;
-    let from = *random.pick(&[0, reg, reg.saturating_sub(0x1000), number(random)]);
-    let to = *random.pick(&[0, 0x900_0000, top, top, number(random)]);
-    let length = *random.pick(&[0x1000, 0x1000_0000, top, top, number(random)]);
+    let any = number(random);
+    let from = *random.pick(&[0, reg, reg.saturating_sub(0x1000), any]);
+    let to = *random.pick(&[0, 0x900_0000, top, top, any]);
+    let length = *random.pick(&[0x1000, 0x1000_0000, top, top, any]);
     let mut bus = Node::new(if random.one_in(2) { b"bus" } else { b"soc@0" });
     bus.set("compatible", b"simple-bus\0");
     bus.set("#address-cells", &counts[0].to_be_bytes());
@@ -576,6 +587,60 @@ fn bus(random: &mut Random, tree: &mut Tree) {
         tree.root.children.len() - 1
     });
     tree.root.children[child].set("stdout-path", &[path.as_bytes(), b"\0"].concat());
+}
+
+/// Appends an overlay with one more fragment than there was: its target is a node of the tree by path, by phandle or by
+/// label, its contents what that node or another has.
+fn overlay(random: &mut Random, tree: &mut Tree) {
+    let mut overlay = Tree::parse(&tree.rest).unwrap_or_default();
+    let (mut node, mut path) = (&tree.root, String::new());
+    while !node.children.is_empty() && !random.one_in(3) {
+        node = random.pick(&node.children);
+        path += &format!("/{}", String::from_utf8_lossy(&node.name));
+    }
+    let mut contents = Node::new(b"__overlay__");
+    for _ in 0..random.below(3) {
+        let name = property_name(random);
+        contents.set(&String::from_utf8_lossy(&name), &value(random, &name, &tree.root));
+    }
+    if let Some(child) = node.children.first().filter(|_| random.one_in(2)) {
+        contents.children.push(child.clone());
+    }
+    if random.one_in(2) {
+        let mut added = Node::new(&node_name(random));
+        added.set("x", &number(random).to_be_bytes());
+        contents.children.push(added);
+    }
+    let name = format!("fragment@{:x}", overlay.root.children.len());
+    let mut fragment = Node::new(name.as_bytes());
+    let kind = random.below(4);
+    let mut label = None;
+    match node.get("phandle").map(<[u8]>::to_vec) {
+        Some(phandle) if kind == 1 => fragment.set("target", &phandle),
+        Some(_) if kind == 2 => {
+            fragment.set("target", &u32::MAX.to_be_bytes());
+            label = Some(format!("/{name}:target:0"));
+        }
+        _ if path.is_empty() => fragment.set("target-path", b"/\0"),
+        _ => fragment.set("target-path", &[path.as_bytes(), b"\0"].concat()),
+    }
+    fragment.children.push(contents);
+    overlay.root.children.insert(0, fragment);
+    if let Some(entry) = label {
+        let child = |root: &mut Node, name: &str| {
+            root.child(name).unwrap_or_else(|| {
+                root.children.push(Node::new(name.as_bytes()));
+                root.children.len() - 1
+            })
+        };
+        let symbols = child(&mut tree.root, "__symbols__");
+        tree.root.children[symbols].set("label", &[path.as_bytes(), b"\0"].concat());
+        let fixups = child(&mut overlay.root, "__fixups__");
+        let known = overlay.root.children[fixups].get("label").unwrap_or_default().to_vec();
+        overlay.root.children[fixups].set("label", &[&known, entry.as_bytes(), b"\0"].concat());
+    }
+    overlay.rest.clear();
+    tree.rest = overlay.write(Style::default());
 }
 
 /// Path of the first serial port below `node`.

@@ -9,10 +9,12 @@ use crate::heap;
 use crate::random::Random;
 use crate::ranges::Set;
 use crate::tree::{Node, Style, Tree, number};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use tagstash::addr::{PAGE_SIZE, PhysAddr, PhysRange};
 use tagstash::dtb::blob::{Blob, MAX_SIZE, total_size};
 use tagstash::dtb::console::console;
+use tagstash::dtb::overlay;
 use tagstash::dtb::patch::{GuestPlan, HYPERVISOR_COMPATIBLE, guest_tree};
 use tagstash::dtb::read::{BootTree, read};
 use tagstash::payload::{ALIGNMENT, Payload};
@@ -41,6 +43,8 @@ pub struct Tally {
     pub storages: u64,
     /// Guest's copies.
     pub copies: u64,
+    /// Overlays that were applied.
+    pub overlays: u64,
     /// Kernels.
     pub kernels: u64,
     /// Most edges for a byte of a blob over what any input may take.
@@ -86,6 +90,94 @@ impl Limits<'_> {
 pub fn check(input: &[u8], tally: &mut Tally) -> Result<(), String> {
     tally.inputs += 1;
     tally.last_work = 0;
+    check_blob(input, tally)?;
+    if let Some(merged) = check_overlay(input, tally)? {
+        check_blob(&merged, tally).map_err(|error| format!("with the overlay: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Applies what follows the blob as an overlay; returns the outcome.
+fn check_overlay(input: &[u8], tally: &mut Tally) -> Result<Option<Vec<u8>>, String> {
+    let split = total_size(input).ok().and_then(|size| input.split_at_checked(size));
+    let Some((base, over)) = split.filter(|(_, over)| over.starts_with(&input[..4])) else {
+        return Ok(None);
+    };
+    let length = input.len().min(2 * MAX_SIZE);
+    let most = Cost { work: MOST_WORK.0 + 3 * MOST_WORK.1 * length, stack: MOST_STACK };
+    let mut limits = Limits { most, heap: 0, length: 3 * length, tally };
+    let needed = match (Blob::check(base), Blob::check(over)) {
+        (Ok(base), Ok(over)) => overlay::heap_needed(&base, &over),
+        _ => 0,
+    };
+    limits.heap = needed;
+    let applied = limits.call("overlay::apply", || overlay::apply(base, over, usize::MAX))?;
+    if let Some(less) = needed.checked_sub(1)
+        && overlay::apply(base, over, less).is_ok()
+    {
+        return Err(format!("an overlay is applied in {less} bytes, but {needed} were said"));
+    }
+    let applied = match applied {
+        Ok(applied) => applied,
+        Err(error) => return message(&error).map(|()| None),
+    };
+    limits.tally.overlays += 1;
+    let trees = (Tree::parse(base), Tree::parse(over), Tree::parse(&applied.blob));
+    let (Some(base), Some(over), Some(merged)) = trees else {
+        return Err("an overlay that is applied to what does not parse".to_string());
+    };
+    let fragments = over.root.children.iter().filter(|child| child.base_name() == b"fragment");
+    let aligned =
+        applied.blob.len().is_multiple_of(8) && total_size(&applied.blob) == Ok(applied.blob.len());
+    let kept = merged.boot_cpu == base.boot_cpu && merged.reservations == base.reservations;
+    if fragments.count() != applied.fragments || !aligned || !kept {
+        return Err(format!("{} fragments, {} bytes", applied.fragments, applied.blob.len()));
+    }
+    // Nothing goes; what comes or changes is in the overlay.
+    let mut names = BTreeSet::new();
+    fn collect<'t>(node: &'t Node, names: &mut BTreeSet<&'t [u8]>) {
+        names.insert(&node.name);
+        names.extend(node.properties.iter().map(|(name, _)| name.as_slice()));
+        node.children.iter().for_each(|child| collect(child, names));
+    }
+    collect(&over.root, &mut names);
+    grown(&base.root, &merged.root, &names)?;
+    Ok(Some(applied.blob))
+}
+
+/// Checks that `new` is `old` with more nodes and other properties, whose names are among `names`.
+fn grown(old: &Node, new: &Node, names: &BTreeSet<&[u8]>) -> Result<(), String> {
+    let gone = |name: &[u8]| Err(format!("the overlay removed {}", String::from_utf8_lossy(name)));
+    for (name, value) in &old.properties {
+        match new.properties.iter().find(|(other, _)| other == name) {
+            Some((_, other)) if other == value || names.contains(name.as_slice()) => {}
+            _ => return gone(name),
+        }
+    }
+    for child in &old.children {
+        match new.children.iter().find(|other| other.name == child.name) {
+            Some(other) => grown(child, other, names)?,
+            None => return gone(&child.name),
+        }
+    }
+    let properties = new
+        .properties
+        .iter()
+        .map(|(name, _)| name.as_slice())
+        .filter(|name| !old.properties.iter().any(|(other, _)| other == name));
+    let children = new
+        .children
+        .iter()
+        .map(|child| child.name.as_slice())
+        .filter(|name| !old.children.iter().any(|other| other.name == *name));
+    match properties.chain(children).find(|name| !names.contains(name)) {
+        Some(name) => Err(format!("{} comes from nowhere", String::from_utf8_lossy(name))),
+        None => Ok(()),
+    }
+}
+
+/// Runs all that reads a blob.
+fn check_blob(input: &[u8], tally: &mut Tally) -> Result<(), String> {
     let length = input.len().min(MAX_SIZE);
     let most = Cost { work: MOST_WORK.0 + MOST_WORK.1 * length, stack: MOST_STACK };
     let mut limits = Limits { most, heap: 0, length, tally };
