@@ -7,20 +7,27 @@ private apt configuration (own lists, caches and state under build/, the mirror 
 unpacked under build/tools. Nothing outside build/ changes, apart from the target that rustup adds to its toolchain,
 and no root rights are needed. Running it again costs a fraction of a second.
 
-Results: build/tools.json (read by qemu/run.py and tests/suite.py); build/cargo.env and build/cargo.flags (read by the
+With `--only linux`, and then only, it gets the guest that `make linux` boots: Debian's own arm64 kernel and busybox, under
+build/linux. Exit status: 0 if all is there, 3 if the guest could not be downloaded, 1 for any other trouble.
+
+Results: build/tools.json (read by qemu/run.py, qemu/initramfs.py and tests/suite.py); build/cargo.env and build/cargo.flags (read by the
 Makefile), which are empty where the bare-metal target is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import tarfile
 import time
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterable, Optional
@@ -49,6 +56,14 @@ APT_SECONDS = 240
 
 class SetupError(Exception):
     """A reason why set-up cannot go on, with what the reader can do about it."""
+
+    status = 1
+
+
+class NotDownloaded(SetupError):
+    """Nothing is wrong here, but what has to be downloaded cannot be had."""
+
+    status = 3
 
 
 def say(tool: str, text: str) -> None:
@@ -210,8 +225,11 @@ def acquire_options() -> str:
 class Apt:
     """A private apt: resolves against the system's installed packages, keeps everything else under build/."""
 
-    def __init__(self, name: str, extra_suites: list[str]) -> None:
-        """Prepares the private configuration for the distribution's suites and the extra ones that exist."""
+    def __init__(self, name: str, extra_suites: list[str], architecture: str = "") -> None:
+        """Prepares the private configuration for the distribution's suites and the extra ones that exist.
+
+        With another `architecture` than this system's, nothing counts as installed.
+        """
         for program in ("apt-get", "apt-cache", "dpkg-deb"):
             if not shutil.which(program):
                 raise SetupError(f"{program} is not there, so nothing can be fetched on this system")
@@ -226,6 +244,7 @@ class Apt:
         for suite in extra_suites:
             if (base.uri, suite) not in listed:
                 self.sources.append(Source(base.uri, suite, ["main"], base.options))
+        self.architecture = architecture
         self.directory = BUILD / "apt" / name
         self.config = self.directory / "apt.conf"
         self._write()
@@ -235,8 +254,13 @@ class Apt:
         for part in ("lists/partial", "state", "cache/archives/partial", "log", "empty"):
             (where / part).mkdir(parents=True, exist_ok=True)
         (where / "private.sources").write_text("\n".join(source.stanza() for source in self.sources))
+        status, foreign = "/var/lib/dpkg/status", ""
+        if self.architecture:
+            (where / "status").write_text("")
+            status = f"{where}/status"
+            foreign = f'APT::Architecture "{self.architecture}";\nAPT::Architectures {{ "{self.architecture}"; }};\n'
         # Dir::Etc::parts and ::main are emptied so that the system's hooks do not run for us.
-        self.config.write_text(acquire_options() + f"""\
+        self.config.write_text(acquire_options() + foreign + f"""\
 Dir::Etc::main "/dev/null";
 Dir::Etc::parts "{where}/empty";
 Dir::Etc::sourcelist "{where}/private.sources";
@@ -245,7 +269,7 @@ Dir::Etc::preferences "/dev/null";
 Dir::Etc::preferencesparts "{where}/empty";
 Dir::State "{where}/state";
 Dir::State::lists "{where}/lists";
-Dir::State::status "/var/lib/dpkg/status";
+Dir::State::status "{status}";
 Dir::Cache "{where}/cache";
 Dir::Cache::archives "{where}/cache/archives";
 Dir::Log "{where}/log";
@@ -328,6 +352,27 @@ APT::Get::AllowUnauthenticated "false";
             raise SetupError(f"the download of {package} {version} failed:\n{indent(text)}")
         self.unpack(debs, destination)
         shutil.rmtree(directory)
+
+    def facts(self, package: str, version: str) -> dict[str, str]:
+        """Reads what the archive says of a package in one version; empty if it says nothing."""
+        status, text = self.command("apt-cache", "show", f"{package}={version}", seconds=60)
+        stanza = text.split("\n\n")[0] if status == 0 else ""
+        return {name: value for name, value in re.findall(r"^([A-Za-z0-9-]+): (.*)$", stanza, re.M)}
+
+    def download(self, tool: str, package: str, version: str) -> Path:
+        """Downloads one package in one version; returns the file, which lies in a directory of its own."""
+        directory = self.directory / "single"
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        size = self.facts(package, version).get("Size", "")
+        say(tool, f"downloading {package} {version}" + (f" ({int(size) / 1e6:.1f} MB)" if size.isdigit() else ""))
+        started = time.monotonic()
+        status, text = self.command("apt-get", "-q", "download", f"{package}={version}", cwd=directory)
+        debs = sorted(directory.glob("*.deb"))
+        if status != 0 or not debs:
+            raise NotDownloaded(f"the download of {package} {version} failed:\n{indent(text)}")
+        say(tool, f"downloaded in {time.monotonic() - started:.0f} s")
+        return debs[0]
 
     @staticmethod
     def unpack(debs: list[Path], destination: Path) -> None:
@@ -745,6 +790,113 @@ def source_built(sysroot: Path, library: Path) -> Rust:
 
 
 # --------------------------------------------------------------------------------------------------------------------
+# The Linux guest
+
+
+LINUX = BUILD / "linux"
+# The kernel that the checks were written with: Debian 12's. Another one does where it is not to be had.
+LINUX_SUITE = "bookworm"
+LINUX_SERIES = "6.1"
+LINUX_ARCHITECTURE = "arm64"
+
+
+def find_linux(old: dict[str, dict]) -> dict[str, str]:
+    """Finds the guest's kernel and busybox of an earlier set-up, or fetches them."""
+    known = old.get("linux")
+    if isinstance(known, dict) and all(known.get(name) for name in ("kernel", "busybox", "release", "version")):
+        if all(known.get(f"{name}-stamp") == stamp(Path(known[name])) for name in ("kernel", "busybox")):
+            say("linux", f"{known['release']}, package version {known['version']} (under {relative(LINUX)})")
+            return known
+    release = os_release()
+    if release.get("ID") != "debian":
+        raise NotDownloaded(f"the Linux guest is Debian's, and this system is {release.get('PRETTY_NAME', 'unknown')}. What "
+                            f"to do: run `make linux` on Debian 12 or newer")
+    try:
+        apt = Apt("linux", [LINUX_SUITE], LINUX_ARCHITECTURE)
+        apt.update("linux")
+        version, suite = choose_linux(apt)
+        depends = apt.facts("linux-image-arm64", version).get("Depends", "")
+        image = re.search(r"\blinux-image-(\S+-arm64) \(= ([^)\s]+)\)", depends)
+        if not image:
+            raise SetupError(f"package linux-image-arm64 {version} names no kernel that it depends on: '{depends}'")
+        LINUX.mkdir(parents=True, exist_ok=True)
+        kernel, busybox = LINUX / "Image", LINUX / "busybox"
+        deb = apt.download("linux", f"linux-image-{image[1]}", image[2])
+        write_whole(kernel, plain_image(read_member(deb, f"boot/vmlinuz-{image[1]}")))
+        versions = [entry for entry in apt.versions("busybox-static") if entry[1] == suite] or apt.versions("busybox-static")
+        if not versions:
+            raise NotDownloaded("no archive that could be reached offers busybox-static for arm64")
+        deb = apt.download("linux", "busybox-static", versions[0][0])
+        write_whole(busybox, read_member(deb, "bin/busybox", "usr/bin/busybox"))
+        shutil.rmtree(deb.parent)
+    except SetupError as error:
+        raise type(error)(f"the Linux guest could not be got: {error}\nWhat to do: look whether this machine reaches the "
+                          f"archives listed under /etc/apt; `make run` and the other tests need no Linux") from None
+    say("linux", f"{image[1]}, package version {image[2]} (fetched to {relative(LINUX)})")
+    return {"kernel": str(kernel), "busybox": str(busybox), "release": image[1], "version": image[2], "suite": suite,
+            "kernel-stamp": stamp(kernel), "busybox-stamp": stamp(busybox)}
+
+
+def choose_linux(apt: Apt) -> tuple[str, str]:
+    """Picks the version of Debian's arm64 kernel to fetch: the newest of the series wanted, else the system's own."""
+    offered = [(version, suite) for version, suite in apt.versions("linux-image-arm64") if "backports" not in suite]
+    if not offered:
+        raise NotDownloaded("no archive that could be reached offers linux-image-arm64")
+    for version, suite in offered:
+        if numbers(version)[:2] == numbers(LINUX_SERIES):
+            return version, suite
+    version, suite = next((entry for entry in offered if entry[1].startswith(apt.codename)), offered[0])
+    say("linux", f"no archive has Linux {LINUX_SERIES} any more, with which the checks were written: taking {version} of {suite}")
+    return version, suite
+
+
+def read_member(deb: Path, *names: str) -> bytes:
+    """Reads one file out of a package, without unpacking the rest of it."""
+    process = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+            for member in archive:
+                if member.isfile() and member.name.removeprefix("./") in names:
+                    file = archive.extractfile(member)
+                    return file.read() if file else b""
+    except tarfile.TarError as error:
+        raise SetupError(f"{deb.name} cannot be unpacked: {error}") from None
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+    raise SetupError(f"{deb.name} holds no {' or '.join(names)}")
+
+
+def plain_image(data: bytes) -> bytes:
+    """Returns the arm64 Image in a kernel file: as it is, out of gzip, or out of an EFI wrapper that unpacks itself."""
+    try:
+        if data[4:8] == b"zimg":
+            # Linux, drivers/firmware/efi/libstub/zboot-header.S: offset and size of the payload, then its compression.
+            offset, size = struct.unpack_from("<II", data, 8)
+            kind = data[24:56].split(b"\0")[0].decode(errors="replace")
+            if kind != "gzip":
+                raise SetupError(f"the kernel is compressed with {kind}, and only gzip is unpacked here")
+            # The payload may be followed by padding, which gzip.decompress would not take.
+            data = zlib.decompressobj(wbits=31).decompress(data[offset:offset + size])
+        elif data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise SetupError(f"the kernel cannot be unpacked: {error}") from None
+    if data[0x38:0x3C] != b"ARM\x64":
+        raise SetupError(f"the kernel begins with {data[:4]!r} and is no arm64 Image")
+    return data
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Writes a file that appears only when it is complete."""
+    partial = file.with_name(file.name + ".partial")
+    partial.write_bytes(data)
+    partial.rename(file)
+
+
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def write_if_changed(file: Path, text: str) -> None:
@@ -757,8 +909,9 @@ def write_if_changed(file: Path, text: str) -> None:
 def main() -> int:
     """Sets everything up; returns the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="Results are kept under build/.")
-    parser.add_argument("--only", choices=["rust", "qemu", "dtc", "u-boot"], action="append",
-                        help="look after this tool only (may be given again); u-boot is fetched only when it is named here")
+    parser.add_argument("--only", choices=["rust", "qemu", "dtc", "u-boot", "linux"], action="append",
+                        help="look after this only (may be given again); u-boot, and linux, the guest of `make linux`, are "
+                             "got only when they are asked for")
     parser.add_argument("--ignore-system", action="store_true",
                         help="fetch QEMU and dtc even where the system has good ones")
     parser.add_argument("--ignore-rustup", action="store_true",
@@ -787,9 +940,11 @@ def main() -> int:
             write_wrapper("dtc", dtc)
         if "u-boot" in wanted:
             new["u-boot"] = find_uboot()
+        if "linux" in wanted:
+            new["linux"] = find_linux(old)
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
-        return 1
+        return error.status
     except OSError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1
