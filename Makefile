@@ -45,7 +45,7 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine run test symbolize dist doc model fuzz lint fmt clean distclean
+.PHONY: help setup build image harness machine initramfs run linux test symbolize dist doc model fuzz lint fmt clean distclean
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -75,9 +75,22 @@ machine: setup ## Builds the library that aliases QEMU's tag memory
 	$(Q)$(CARGO) build --release --target-dir target -p tagalias
 	$(Q)cmp -s target/release/libtagalias.so $(BUILD)/libtagalias.so || cp target/release/libtagalias.so $(BUILD)/
 
+# Without the linker script and the relocation of .cargo/config.toml, which are for images: this is a Linux program.
+# In a directory of its own, because the flags differ.
+initramfs: setup ## Fetches Debian's arm64 kernel, builds the Linux guest's ramdisk
+	$(Q)$(PYTHON) qemu/setup.py --only linux
+	$(Q)echo "build: $(BUILD)/initramfs.img"
+	$(Q)RUSTFLAGS="-C relocation-model=static -C force-frame-pointers=yes -C strip=symbols" $(CARGO_ENV) $(CARGO) build \
+		--release --target $(TARGET) --target-dir target/linux $(CARGO_FLAGS) -p mte-demo --bin mte-demo --features guest
+	$(Q)$(PYTHON) qemu/initramfs.py $(BUILD)/initramfs.img
+
 run: build machine ## Boots the shim with the test guest and ends with a report
 	$(Q)$(PYTHON) qemu/run.py --icount --kernel $(BUILD)/harness.img --bootargs mode=report \
 		--expect '# report complete' --timeout 300 --log $(LOGS)/run.log $(GDB_OPTION) $(ARGS)
+
+linux: image machine initramfs ## Boots Debian's Linux to a shell above the shim (exit, or Ctrl-A X)
+	$(Q)$(PYTHON) qemu/run.py --interactive --no-semihosting --no-harness-args --cpus 2 --kernel $(BUILD)/linux/Image \
+		--initrd $(BUILD)/initramfs.img --bootargs "console=ttyAMA0 quiet" $(GDB_OPTION) $(ARGS)
 
 test: setup ## Runs every suite; the last line counts them
 	$(Q)$(PYTHON) tests/suite.py $(SUITES)

@@ -465,8 +465,10 @@ class Machine:
             if options.el == 3:
                 machine.append("secure=on")
             arguments = ["-machine", ",".join(machine), "-cpu", model, "-smp", str(options.cpus)]
-        arguments += ["-m", f"{options.memory}M", "-nographic", "-no-reboot", "-nodefaults", "-monitor", "none", "-serial",
-                      "stdio"]
+        arguments += ["-m", f"{options.memory}M", "-nographic", "-no-reboot", "-nodefaults", "-monitor", "none"]
+        # With `mux`, Ctrl-A is QEMU's own key; without `signal`, Ctrl-C and its like are the guest's.
+        keys = ",mux=on,signal=off" if options.interactive else ""
+        arguments += ["-chardev", f"stdio,id=console{keys}", "-serial", "chardev:console"]
         if options.semihosting:
             arguments += ["-semihosting-config", "enable=on,target=native"]
         if options.icount:
@@ -913,7 +915,7 @@ def parse_options() -> argparse.Namespace:
         "enough, else build/)")
     add("--alias-library", type=Path, default=BUILD / "libtagalias.so", metavar="FILE",
         help="the preloaded library (default: build/libtagalias.so)")
-    add("--timeout", type=seconds, default=300.0, metavar="SECONDS", help="end the run after so long (default 300)")
+    add("--timeout", type=seconds, metavar="SECONDS", help="end the run after so long (default 300)")
     add("--expect", action="append", default=[], metavar="LINE",
         help="fail unless this very line is printed (may be given again)")
     add("--until", metavar="TEXT", help="end the run, successfully, as soon as a line has this text; fail if none does")
@@ -922,7 +924,8 @@ def parse_options() -> argparse.Namespace:
     add("--gdb", type=whole, nargs="?", const=GDB_PORT, metavar="PORT",
         help=f"wait for a debugger on this TCP port of 127.0.0.1 (default {GDB_PORT}) and print what to type into it; the time "
         "limit does not apply then")
-    add("--interactive", action="store_true", help="give the guest's console the keyboard (end with Ctrl-C)")
+    add("--interactive", action="store_true", help="give the guest's console the keyboard, Ctrl-C included; no time limit "
+        "unless --timeout is given (end with Ctrl-A X)")
     add("--show", action="store_true", help="print QEMU's command line before it is run")
 
     given = sys.argv[1:]
@@ -943,6 +946,8 @@ def parse_options() -> argparse.Namespace:
     if options.icount and options.cpus != 1:
         refuse(f"--icount goes with one CPU only, and --cpus is {options.cpus}: QEMU would run the CPUs in turns of "
                f"millions of instructions, which tests no races")
+    if options.timeout is None:
+        options.timeout = float("inf") if options.interactive else 300.0
     if options.memory is None:
         options.memory = 576 if options.el == 3 else 512
     elif options.el == 3 and options.memory == SECURE_RAM_MIB * DATA_PER_TAG_BYTE:

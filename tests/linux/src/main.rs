@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A Linux program that uses memory tagging as programs do, and checks it: run in the guest of
+//! `make linux`, as `mte-demo`.
+//!
+//! * without arguments: shows an overflow being caught
+//! * `count`: says how many checks there are
+//! * `tap FIRST`: runs the checks and prints results in the Test Anything Protocol, numbered from
+//!   FIRST
+//! * `hold`: tags a page, says where it is in physical memory and with which tags, waits for a
+//!   line of input, and says which tags it has then
+//!
+//! It has no C library: it is built with the target that the firmware is built with, and makes its
+//! system calls itself.
+
+#![no_std]
+#![no_main]
+
+mod checks;
+mod fault;
+mod hold;
+mod sys;
+mod tags;
+mod text;
+
+use core::ffi::{CStr, c_char};
+use core::panic::PanicInfo;
+
+use crate::sys::TagCheck;
+use crate::text::println;
+
+/// Keys of the auxiliary vector.
+const AT_NULL: u64 = 0;
+const AT_HWCAP2: u64 = 26;
+
+/// What the kernel gives a program on its stack.
+struct Start {
+    words: *const u64,
+}
+
+impl Start {
+    /// Word `index` from the stack pointer up.
+    fn word(&self, index: usize) -> u64 {
+        // SAFETY: made from the stack pointer at the start, above which the kernel put the
+        // argument count, the arguments, a zero, the environment, a zero, and the auxiliary
+        // vector; callers do not go past its end.
+        unsafe { self.words.add(index).read() }
+    }
+
+    /// Argument `index` of the command line, 0 being the program.
+    fn argument(&self, index: usize) -> Option<&str> {
+        if index as u64 >= self.word(0) {
+            return None;
+        }
+        // SAFETY: the kernel's pointers are to texts that end with a zero and stay.
+        unsafe { CStr::from_ptr(self.word(index + 1) as *const c_char) }.to_str().ok()
+    }
+
+    /// A value of the auxiliary vector; 0 if it is not there.
+    fn auxiliary(&self, key: u64) -> u64 {
+        let mut at = self.word(0) as usize + 2;
+        while self.word(at) != 0 {
+            at += 1;
+        }
+        at += 1;
+        while self.word(at) != AT_NULL {
+            if self.word(at) == key {
+                return self.word(at + 1);
+            }
+            at += 2;
+        }
+        0
+    }
+}
+
+/// Where the program starts; `words` is the first stack pointer.
+pub(crate) extern "C" fn start(words: *const u64) -> ! {
+    let start = Start { words };
+    let capabilities = start.auxiliary(AT_HWCAP2);
+    let status = match (start.argument(1), start.argument(2)) {
+        (None, _) => show(),
+        (Some("count"), None) => {
+            println!("{}", checks::count());
+            0
+        }
+        (Some("tap"), Some(first)) => match first.parse() {
+            Ok(first) => checks::run(first, capabilities),
+            Err(_) => usage(),
+        },
+        (Some("hold"), None) => hold::run(),
+        _ => usage(),
+    };
+    sys::exit(status)
+}
+
+fn usage() -> u64 {
+    println!("usage: mte-demo [count | tap FIRST | hold]");
+    2
+}
+
+/// Shows what tagging is for: an access past the end of an object is caught.
+fn show() -> u64 {
+    match show_overflow() {
+        Ok(()) => 0,
+        Err(error) => {
+            println!("mte-demo: the kernel refuses memory tagging, error {}", error.0);
+            1
+        }
+    }
+}
+
+fn show_overflow() -> sys::Result<()> {
+    sys::set_tag_check(TagCheck::Sync, 0xfffe)?;
+    fault::set_up()?;
+    let page = sys::map(4096, sys::PROT_READ | sys::PROT_WRITE | sys::PROT_MTE, false)?;
+    let object = tags::irg(page, 0);
+    let neighbour = tags::irg(page + 32, 1 << tags::tag_of(object));
+    // SAFETY: both lie in the new page, to which nothing refers.
+    unsafe {
+        tags::st2g(object);
+        tags::st2g(neighbour);
+    }
+    println!("An object of 32 bytes at {page:#x}, tag {:#x}.", tags::tag_of(object));
+    println!("Its neighbour at {:#x}, tag {:#x}.", page + 32, tags::tag_of(neighbour));
+    // SAFETY: inside the object.
+    let (count, _) = fault::watch(|| unsafe { tags::store(object + 24, 1) });
+    println!("Storing to bytes 24-31 of the object: {count} faults.");
+    // SAFETY: the fault is awaited.
+    let (count, fault) = fault::watch(|| unsafe { tags::store(object + 32, 2) });
+    // SAFETY: the neighbour's own tag.
+    let kept = unsafe { tags::load(neighbour) } == 0;
+    println!(
+        "Storing to bytes 32-39, one too far: {count} fault, SIGSEGV code {} at {:#x} (9 is \
+         SEGV_MTESERR).",
+        fault.code, fault.address
+    );
+    println!("The neighbour was {}.", if kept { "not changed" } else { "CHANGED" });
+    Ok(())
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    println!("# mte-demo panicked: {info}");
+    sys::exit(101)
+}
