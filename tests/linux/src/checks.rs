@@ -333,7 +333,7 @@ fn moved() -> Outcome {
 }
 
 fn reuse() -> Outcome {
-    for round in 0..16 {
+    for round in 0..8 {
         let area = Area::new(2 * MIB, TAGGED)?;
         area.verify_zero("memory of an earlier round")?;
         area.tag(round);
@@ -425,7 +425,7 @@ fn traced() -> Outcome {
 /// that both share; neither may disturb the other's half of a byte. Between rounds each tags
 /// memory of its own that the kernel takes back and clears.
 fn two_cpus() -> Outcome {
-    const ROUNDS: u64 = 24;
+    const ROUNDS: u64 = 16;
     /// How often a process looks for the other one, a millisecond apart.
     const PATIENCE: u32 = 10_000;
     let area = Area::shared(MIB, TAGGED)?;
