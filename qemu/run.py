@@ -482,7 +482,7 @@ class Machine:
         # QEMU puts its device tree at half of RAM, or at 128 MiB if that is lower.
         tree = RAM_BASE + min(self.ram // 2, 128 * MIB)
         kernel, initrd = RAM_BASE + KERNEL_OFFSET, tree + 4 * MIB
-        for name, end, limit in (("image", RAM_BASE + IMAGE_OFFSET + self.image_size, kernel),
+        for name, end, limit in (("image", RAM_BASE + IMAGE_OFFSET + self.image_size, kernel if options.kernel else tree),
                                  ("kernel", kernel + self.kernel_size, tree),
                                  ("initrd", initrd + self.initrd_size, RAM_BASE + self.ram)):
             if end > limit:

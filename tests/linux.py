@@ -1,0 +1,319 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Tests Linux above the shim from outside; results in the Test Anything Protocol.
+
+  shell      drives `make linux` on a terminal of its own: the prompt, keys, and the end; and looks at the tag storage behind
+             the machine's back while a program of the guest holds a tagged page still
+  features   boots the same kernel with the shim and without it, and compares what it says of the CPUs
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NoReturn, Optional
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "qemu"))
+import run as machine  # noqa: E402  (the machine's own layout and places)
+
+KERNEL = machine.BUILD / "linux" / "Image"
+INITRD = machine.BUILD / "initramfs.img"
+MEMORY_MIB = 512
+CPUS = 2
+PAGE = 4096
+PROMPT = "/ # "
+# How long a boot, or a command, may take on a machine that is busy with other things.
+PATIENCE = 100.0
+
+
+class Failed(Exception):
+    """Why a test failed."""
+
+
+class Tap:
+    """Counts results and prints them."""
+
+    def __init__(self) -> None:
+        """Begins with none."""
+        self.number = 0
+        self.failures = 0
+
+    def result(self, name: str, trouble: Optional[str] = None) -> None:
+        """Prints one result, passed if there is no trouble."""
+        self.number += 1
+        self.failures += trouble is not None
+        print(f"ok {self.number} - {name}" if trouble is None else f"not ok {self.number} - {name}: {trouble}", flush=True)
+
+    def finish(self) -> int:
+        """Prints the plan; returns the exit status."""
+        print(f"1..{self.number}", flush=True)
+        return 1 if self.failures else 0
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# On a terminal
+
+
+class Terminal:
+    """`make linux` on a pseudo-terminal, and what it printed."""
+
+    def __init__(self, arguments: str) -> None:
+        """Starts it, with these arguments for run.py."""
+        self.text = ""
+        self.line = ""
+        self.process, self.keys = pty.fork()
+        if self.process == 0:
+            os.chdir(ROOT)
+            os.execvp("make", ["make", "--no-print-directory", "linux", f"ARGS={arguments}"])
+
+    def read(self, deadline: float) -> bool:
+        """Takes more output; tells whether there was any before the end, or before the deadline."""
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([self.keys], [], [], left)[0]:
+            return False
+        try:
+            data = os.read(self.keys, 65536)
+        except OSError:
+            return False  # Linux's way to say that nobody has the terminal open any more.
+        text = data.decode(errors="replace").replace("\r", "")
+        self.text += text
+        # For the log, marked so that no line of the guest counts as a result here.
+        *lines, self.line = (self.line + text).split("\n")
+        for line in lines:
+            print(f"| {line}", flush=True)
+        return bool(data)
+
+    def expect(self, pattern: str) -> re.Match[str]:
+        """Waits for output that matches, and forgets all output up to its end."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            found = re.search(pattern, self.text, re.M)
+            if found:
+                self.text = self.text[found.end():]
+                return found
+            if not self.read(deadline):
+                raise Failed(f"'{pattern}' never came; the last output is {self.text[-200:]!r}")
+
+    def type(self, keys: str) -> None:
+        """Presses keys."""
+        os.write(self.keys, keys.encode())
+
+    def command(self, line: str, pattern: str) -> re.Match[str]:
+        """Gives the shell a command, waits for its output and for the next prompt."""
+        self.type(line + "\r")
+        found = self.expect(pattern)
+        self.expect(PROMPT)
+        return found
+
+    def end(self) -> int:
+        """Waits for its end; returns the exit status, or 128 and the signal that ended it."""
+        deadline = time.monotonic() + PATIENCE
+        while self.read(deadline):
+            pass
+        if time.monotonic() >= deadline:
+            raise Failed("it did not end")
+        _, status = os.waitpid(self.process, 0)
+        self.process = 0
+        return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+
+    def close(self) -> None:
+        """Hangs up, which ends what is still there."""
+        os.close(self.keys)
+        if self.process:
+            os.kill(self.process, signal.SIGHUP)
+            os.waitpid(self.process, 0)
+
+
+def tags_in_storage(ram: Path, physical: int) -> tuple[int, bytes]:
+    """Finds the storage of a page of tagged memory in the file behind guest RAM: where, and its bytes."""
+    for region in machine.layout_one(MEMORY_MIB * machine.MIB).regions:
+        if region.base <= physical < region.base + region.length:
+            place = region.storage + (physical - region.base) // machine.DATA_PER_TAG_BYTE - machine.RAM_BASE
+            with open(ram, "rb") as file:
+                file.seek(place)
+                return place, file.read(PAGE // machine.DATA_PER_TAG_BYTE)
+    raise Failed(f"{physical:#x} is not in tagged memory")
+
+
+def digits(storage: bytes) -> str:
+    """Writes storage bytes as tags, a digit each: the low half of a byte is the granule with the lower address."""
+    return "".join(f"{byte & 0xf:x}{byte >> 4:x}" for byte in storage)
+
+
+def check_storage(terminal: Terminal, directory: Path) -> None:
+    """Compares the tags of a program's page with the bytes in storage, then changes those and asks the program."""
+    said = r"^hold: physical (0x[0-9a-f]+) tags ([0-9a-f]{256})$"
+    terminal.type("mte-demo hold\r")
+    held = terminal.expect(said)
+    physical, tags = int(held[1], 16), held[2]
+    if len(set(tags)) < 8:
+        raise Failed(f"the program used {len(set(tags))} different tags, too few to tell anything: {tags}")
+    files = list(directory.glob("tagstash-*/ram"))
+    if len(files) != 1:
+        raise Failed(f"{directory} has {len(files)} RAM files, not one")
+    place, storage = tags_in_storage(files[0], physical)
+    if digits(storage) != tags:
+        raise Failed(f"page {physical:#x} has tags {tags}, and its storage has {digits(storage)}")
+    # The other way: what is stored there now is what the program's LDG reads.
+    changed = bytes(byte ^ 0xff for byte in storage)
+    with open(files[0], "r+b", buffering=0) as file:
+        file.seek(place)
+        file.write(changed)
+    terminal.type("\r")
+    held = terminal.expect(said)
+    if int(held[1], 16) != physical:
+        raise Failed(f"the page moved from {physical:#x} to {held[1]}: the comparison means nothing")
+    if held[2] != digits(changed):
+        raise Failed(f"storage was changed to {digits(changed)}, and the program reads {held[2]}")
+    terminal.expect(PROMPT)
+
+
+def shell() -> int:
+    """Drives `make linux`, twice."""
+    tap = Tap()
+    directory = Path(tempfile.mkdtemp(prefix="shell-", dir=machine.ram_directory(None, MEMORY_MIB * machine.MIB)))
+    arguments = f"--memory {MEMORY_MIB} --ram-dir {directory} --timeout {2 * PATIENCE:g}"
+
+    def prompt(terminal: Terminal) -> None:
+        terminal.expect(r"^tagstash: entering the guest at .*EL1")
+        terminal.expect(r"^Linux \S+ on 2 CPUs, above Tagstash")
+        terminal.expect(PROMPT)
+
+    def interrupt(terminal: Terminal) -> None:
+        terminal.type("sh -c 'echo run''ning; exec cat'\r")
+        terminal.expect(r"^running$")
+        terminal.type("\x03")
+        terminal.expect(PROMPT)
+        terminal.command("echo status $?", r"^status 130$")
+
+    def suspend(terminal: Terminal) -> None:
+        terminal.type("sh -c 'echo run''ning; exec cat'\r")
+        terminal.expect(r"^running$")
+        terminal.type("\x1a")
+        terminal.expect(r"Stopped")
+        terminal.expect(PROMPT)
+        terminal.command("kill -9 %1; wait; echo do''ne", r"^done$")
+
+    def leave(terminal: Terminal) -> None:
+        terminal.type("exit\r")
+        status = terminal.end()
+        if status:
+            raise Failed(f"`make linux` ended with status {status}")
+
+    def escape(terminal: Terminal) -> None:
+        terminal.type("\x01x")
+        terminal.expect(r"QEMU: Terminated")
+        status = terminal.end()
+        if status:
+            raise Failed(f"`make linux` ended with status {status}")
+
+    def arithmetic(terminal: Terminal) -> None:
+        terminal.command("echo $((6 * 7))", r"^42$")
+
+    def demonstrate(terminal: Terminal) -> None:
+        terminal.command("mte-demo", r"one too far: 1 fault, SIGSEGV code 9")
+
+    sessions = [
+        [("`make linux` shows a prompt", prompt), ("a command's output comes back", arithmetic),
+         ("Ctrl-C interrupts the guest's command and nothing else", interrupt),
+         ("Ctrl-Z stops the guest's command", suspend), ("an overflow is caught", demonstrate),
+         ("a program's tags are the bytes in tag storage, both ways", lambda t: check_storage(t, directory)),
+         ("`exit` turns the machine off, and make is content", leave)],
+        [("`make linux` shows a prompt again", prompt), ("Ctrl-A X ends QEMU, and make is content", escape)],
+    ]
+    try:
+        for session in sessions:
+            terminal = Terminal(arguments)
+            trouble = None
+            try:
+                for name, test in session:
+                    try:
+                        if trouble:
+                            raise Failed("not tried, because an earlier one failed")
+                        test(terminal)
+                        tap.result(name)
+                    except Failed as why:
+                        trouble = str(why)
+                        tap.result(name, trouble)
+            finally:
+                terminal.close()
+        left = sorted(str(path) for path in directory.iterdir())
+        tap.result("no run left files behind", f"there are {', '.join(left)}" if left else None)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    return tap.finish()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# With the shim and without
+
+
+def boot(name: str, *options: str) -> dict[str, list[str]]:
+    """Boots the kernel once; returns what it says of the CPUs, by kind."""
+    command = [sys.executable, str(ROOT / "qemu" / "run.py"), "--cpus", str(CPUS), "--memory", str(MEMORY_MIB),
+               "--no-semihosting", "--timeout", f"{PATIENCE:g}", "--expect", "# linux features complete", *options]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          errors="replace", check=False)
+    sys.stdout.write("".join(f"{name} | {line}\n" for line in done.stdout.splitlines()))
+    if done.returncode != 0:
+        raise Failed(f"{name} ended with status {done.returncode}")
+    found: dict[str, list[str]] = {}
+    for kind, value in re.findall(r"^# (kernel|detected|hwcap|register): (.+?)\r?$", done.stdout, re.M):
+        found.setdefault(kind, []).append(value)
+    return found
+
+
+def features() -> int:
+    """Compares the CPUs that the kernel sees with the shim and without it."""
+    tap = Tap()
+    words = "console=ttyAMA0 tagstash.test=features"
+    try:
+        above = boot("above the shim", "--kernel", str(KERNEL), "--initrd", str(INITRD), "--no-harness-args", "--bootargs", words)
+        # QEMU starts the kernel at EL1 itself. PSCI is called by HVC there, and that is all the difference.
+        alone = boot("alone", "--plain", "--el", "1", "--image", str(KERNEL), "--", "-initrd", str(INITRD), "-append", words)
+        trouble = None
+    except Failed as why:
+        above, alone, trouble = {}, {}, str(why)
+    tap.result("the kernel boots above the shim, and alone at EL1", trouble)
+    for kind, what in (("kernel", "both are the same kernel"), ("detected", "it detects the same CPU features"),
+                       ("hwcap", "it offers programs the same features"), ("register", "it reads the same ID registers")):
+        ours, theirs = above.get(kind, []), alone.get(kind, [])
+        missing = [value for value in theirs if value not in ours]
+        more = [value for value in ours if value not in theirs]
+        trouble = None
+        if not ours or not theirs:
+            trouble = f"nothing to compare: {len(ours)} lines above the shim, {len(theirs)} alone"
+        elif missing or more:
+            trouble = f"missing above the shim: {', '.join(missing) or 'nothing'}; there only: {', '.join(more) or 'nothing'}"
+        tap.result(what, trouble)
+    return tap.finish()
+
+
+def main() -> int:
+    """Runs what was asked for; returns the process's exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["shell", "features"])
+    options = parser.parse_args()
+
+    def on_signal(number: int, _frame: object) -> NoReturn:
+        print(f"Bail out! ended by {signal.Signals(number).name}", flush=True)
+        sys.exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    return shell() if options.what == "shell" else features()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
