@@ -130,7 +130,8 @@ $(FUZZER):
 lint: setup ## Checks formatting and lints, host and firmware
 	$(Q)$(CARGO) fmt --all --check
 	$(Q)$(CARGO) clippy --workspace --all-targets --target-dir target/clippy -- -D warnings
-	$(Q)$(BARE_CLIPPY) -p tagstash -p harness --features tagstash/firmware,harness/firmware -- -D warnings
+	$(Q)$(BARE_CLIPPY) -p tagstash -p harness -p mte-demo --features tagstash/firmware,harness/firmware,mte-demo/guest \
+		-- -D warnings
 
 fmt: ## Formats the sources
 	$(Q)$(CARGO) fmt --all

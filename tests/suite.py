@@ -30,6 +30,8 @@ TAIL_LINES = 25
 GRACE_SECONDS = 20
 # What run.py ends with when SIGSEGV ended QEMU.
 CRASHED = 128 + signal.SIGSEGV
+# What setup.py ends with when only the download failed.
+NOT_DOWNLOADED = 3
 
 
 @dataclass
@@ -182,6 +184,20 @@ def read_absent(name: str, pattern: str, inner: Callable[[str, int], Result]) ->
     return read
 
 
+def read_fetch(name: str, skipped: str) -> Callable[[str, int], Result]:
+    """Makes a reader for a download: that it cannot be had skips the tests that need it, other trouble is a failure."""
+
+    def read(text: str, status: int) -> Result:
+        if status == 0:
+            return Result(passed=1)
+        reason = next((line for line in text.splitlines() if line.startswith("setup: ")), f"status {status}")
+        if status == NOT_DOWNLOADED:
+            return Result(skipped=[f"{skipped}: {reason}"])
+        return Result(failures=[f"{name}: {reason}"])
+
+    return read
+
+
 def read_message(name: str, pattern: str, inner: Optional[Callable[[str, int], Result]] = None
                  ) -> Callable[[str, int], Result]:
     """Makes a reader that asks for a message on the console, as one test besides those that `inner` counts."""
@@ -242,8 +258,8 @@ def fuzz_steps() -> Iterator[Step]:
 def lint_steps() -> Iterator[Step]:
     """Checks formatting and lints."""
     cargo = ["cargo", "clippy", "--target-dir", "target/clippy"]
-    firmware = ["--release", "--target", "aarch64-unknown-none-softfloat", "-p", "tagstash", "-p", "harness", "--features",
-                "tagstash/firmware,harness/firmware"]
+    firmware = ["--release", "--target", "aarch64-unknown-none-softfloat", "-p", "tagstash", "-p", "harness", "-p",
+                "mte-demo", "--features", "tagstash/firmware,harness/firmware,mte-demo/guest"]
     flags, env = bare_metal()
     yield Step("lint-host", ["sh", "-c", "cargo fmt --all --check && exec \"$@\"", "sh", *cargo, "--workspace",
                              "--all-targets", "--", "-D", "warnings"], 240,
@@ -702,6 +718,28 @@ def dist_steps() -> Iterator[Step]:
     """Makes the release archive twice."""
     yield Step("dist", [sys.executable, "tests/dist.py"], 900, read_tap, needs=["git"])
 
+    return read
+
+
+# What Linux must not see of the machine with 512 MiB: the beginning of the image, and the tag storage.
+LINUX_WORDS = "console=ttyAMA0 tagstash.test=checks tagstash.hidden=40200000-4020ffff,5f000000-5ff7ffff"
+
+
+def linux_steps() -> Iterator[Step]:
+    """Boots Debian's Linux above the shim: its own checks, its shell on a terminal, its CPUs compared."""
+    yield Step("linux-setup", [sys.executable, "qemu/setup.py", "--only", "linux"], 600,
+               read_fetch("Debian's kernel", "linux, linux-features, linux-shell"))
+    # Without it the step above has said what is skipped, or has failed.
+    if not (BUILD / "linux" / "Image").is_file():
+        return
+    yield Step("linux-ramdisk", ["make", "--no-print-directory", "initramfs"], 300, read_single("the ramdisk builds"))
+    yield Step("linux", [sys.executable, "qemu/run.py", "--kernel", "build/linux/Image", "--initrd", "build/initramfs.img",
+                         "--cpus", "2", "--memory", "512", "--no-harness-args", "--no-semihosting", "--bootargs",
+                         LINUX_WORDS, "--expect", "# linux checks complete", "--timeout", "240"], 240 + GRACE_SECONDS,
+               read_tap)
+    yield Step("linux-features", [sys.executable, "tests/linux.py", "features"], 240, read_tap)
+    yield Step("linux-shell", [sys.executable, "tests/linux.py", "shell"], 300, read_tap)
+
 
 SUITES = [
     Suite("build", "firmware image, test guest and aliasing library are built", build_steps),
@@ -729,6 +767,7 @@ SUITES = [
     Suite("overlay", "an overlay in the image describes tag storage; wrong ones: a message, and the guest boots", overlay_steps,
           needs_firmware=True),
     Suite("uboot", "U-Boot boots the image, with an overlay, by booti", uboot_steps, needs_firmware=True),
+    Suite("linux", "Debian's Linux above the shim: checks, shell, memory tagging", linux_steps, needs_firmware=True),
     Suite("entry", "entered at EL1 or EL3: a message, and a stop", entry_steps, needs_firmware=True),
     Suite("dist", "the release archive, the same from two clones", dist_steps, needs_firmware=True),
     Suite("gdb", "debugged through QEMU's stub, panics symbolized", gdb_steps, needs_firmware=True),

@@ -181,7 +181,8 @@ fn on_cpu(cpu: u64) -> Outcome {
         let wrong = right ^ (1 + mix(index) % 15);
         let (count, fault) = fault::watch(|| area.store(index, right, index));
         check!(count == 0, "granule {index}: a store with its own tag gave {fault:?}");
-        let wanted = (1, Fault { code: SEGV_MTESERR, address: with_tag(area.granule(index), wrong) });
+        let wanted =
+            (1, Fault { code: SEGV_MTESERR, address: with_tag(area.granule(index), wrong) });
         let stored = fault::watch(|| area.store(index, wrong, !index));
         check!(stored == wanted, "granule {index}: a store gave {stored:x?}, not {wanted:x?}");
         let loaded = fault::watch(|| _ = area.load(index, wrong));

@@ -113,9 +113,8 @@ fn checked(result: i64) -> Result<u64> {
 pub fn write(file: u64, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         // SAFETY: the kernel only reads from `bytes`.
-        let written = unsafe {
-            call(WRITE, [file, bytes.as_ptr() as u64, bytes.len() as u64, 0, 0, 0])
-        };
+        let written =
+            unsafe { call(WRITE, [file, bytes.as_ptr() as u64, bytes.len() as u64, 0, 0, 0]) };
         match written {
             EINTR => {}
             1.. => bytes = bytes.get(written as usize..).unwrap_or_default(),
