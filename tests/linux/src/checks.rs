@@ -31,8 +31,11 @@ impl From<Errno> for Text {
     }
 }
 
+/// A check, with its name.
+type Check = (&'static str, fn() -> Outcome);
+
 /// The checks in their order.
-const CHECKS: [(&str, fn() -> Outcome); 15] = [
+const CHECKS: [Check; 15] = [
     ("tags and faults on CPU 0", || on_cpu(0)),
     ("tags and faults on CPU 1", || on_cpu(1)),
     ("new memory has tag 0", new_memory),
