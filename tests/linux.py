@@ -277,7 +277,7 @@ def boot(name: str, *options: str) -> dict[str, list[str]]:
 def features() -> int:
     """Compares the CPUs that the kernel sees with the shim and without it."""
     tap = Tap()
-    words = "console=ttyAMA0 tagstash.test=features"
+    words = "console=ttyAMA0 earlycon panic=-1 tagstash.test=features"
     try:
         above = boot("above the shim", "--kernel", str(KERNEL), "--initrd", str(INITRD), "--no-harness-args", "--bootargs", words)
         # QEMU starts the kernel at EL1 itself. PSCI is called by HVC there, and that is all the difference.
