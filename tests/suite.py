@@ -724,7 +724,7 @@ def dist_steps() -> Iterator[Step]:
 # What Linux must not see of the machine with 512 MiB: the beginning of the image, and the tag storage.
 # A panic is seen from the first line on, and ends the run.
 LINUX_WORDS = ("console=ttyAMA0 earlycon panic=-1 tagstash.test=checks "
-               "tagstash.hidden=40200000-4020ffff,5f000000-5ff7ffff")
+               "guest.hidden=40200000-4020ffff,5f000000-5ff7ffff")
 
 
 def linux_steps() -> Iterator[Step]:
