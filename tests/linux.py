@@ -137,7 +137,7 @@ class Terminal:
 
 def tags_in_storage(ram: Path, physical: int) -> tuple[int, bytes]:
     """Finds the storage of a page of tagged memory in the file behind guest RAM: where, and its bytes."""
-    for region in machine.layout_one(MEMORY_MIB * machine.MIB).regions:
+    for region in machine.layout_one(machine.RAM_BASE, MEMORY_MIB * machine.MIB).regions:
         if region.base <= physical < region.base + region.length:
             place = region.storage + (physical - region.base) // machine.DATA_PER_TAG_BYTE - machine.RAM_BASE
             with open(ram, "rb") as file:
