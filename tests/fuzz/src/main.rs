@@ -12,7 +12,7 @@
 //! | --- | --- |
 //! | [`target`] | what is run on an input, and what must hold |
 //! | [`mutate`] | changes to bytes and to trees |
-//! | [`engine`] | the loop, and the corpus |
+//! | [`mod@engine`] | the loop, and the corpus |
 //! | [`coverage`] | edges, work and stack of a call |
 //! | [`heap`] | heap of a call |
 //! | [`tree`], [`ranges`] | the models that results are compared with |

@@ -7,7 +7,7 @@
 //! Boot arguments:
 //!
 //! * `mode=test` (default), `mode=report`, or `mode=registers`: the ID registers of every CPU
-//! * `tagstash.test=TEXT`: the tests whose name has TEXT in it (`_` for a space)
+//! * `tagstash.test=TEXT,...`: the tests whose name has a TEXT in it (`_` for a space)
 //! * `cpus=N`: use no more than N CPUs
 //! * `times=yes`: say how long each test took
 //! * `expect=no-storage`: the machine has no usable tag storage, and the shim must say so
