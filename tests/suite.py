@@ -419,6 +419,8 @@ BAD_BOOTS: list[tuple[str, str, list[str], str, str]] = [
      r"error: the ramdisk at 0x41200000\.\.0x41201000 overlaps the kernel at 0x41200000\.\.0x", "stops"),
     ("ramdisk-outside-ram", "&chosen { linux,initrd-start = <0x10000000>; linux,initrd-end = <0x10001000>; };", [],
      r"error: the ramdisk at 0x10000000\.\.0x10001000 is not in RAM", "stops"),
+    ("ramdisk-backwards", "&chosen { linux,initrd-start = <0x50001000>; linux,initrd-end = <0x50000000>; };", [],
+     r"error: /chosen: linux,initrd-end 0x50000000 is below linux,initrd-start 0x50001000", "stops"),
     ("ramdisk-over-shim", "&chosen { linux,initrd-start = <0x401fffff>; linux,initrd-end = <0x40200001>; };", [],
      r"error: the ramdisk at 0x401fffff\.\.0x40200001 overlaps the shim at 0x40200000\.\.0x", "stops"),
     ("ramdisk-in-storage", "&chosen { linux,initrd-start = <0x5f001000>; linux,initrd-end = <0x5f002000>; };", [],

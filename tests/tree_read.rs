@@ -358,6 +358,16 @@ fn p9_wrong_nodes_are_named_with_property_and_value() {
             "/chosen: linux,initrd-end has 12 bytes where 8 make an entry",
         ),
         (
+            |tree| {
+                let chosen = tree.at("chosen");
+                chosen.remove("module@0x4a000000");
+                chosen.set("linux,initrd-start", [0x4810_0000u32]);
+                chosen.set("linux,initrd-end", [0x4800_0000u32]);
+            },
+            "/chosen: linux,initrd-end 0x48000000 is below linux,initrd-start 0x48100000: have \
+             the loader write both",
+        ),
+        (
             |tree| tree.at("cpus").set("#address-cells", [0u32]),
             "/cpus: #address-cells = 0, but only 1 and 2 are possible",
         ),

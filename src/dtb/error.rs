@@ -98,6 +98,13 @@ pub enum TreeError {
         /// Length of the range.
         length: u64,
     },
+    /// `linux,initrd-end` of `/chosen` is below `linux,initrd-start`.
+    Initrd {
+        /// The ramdisk's first address.
+        start: u64,
+        /// The first address after it.
+        end: u64,
+    },
     /// The node above maps addresses, and has no entry for this range (section 2.3.8).
     NotMapped {
         /// Path of the node.
@@ -160,6 +167,11 @@ impl fmt::Display for TreeError {
             Self::Wrap { node, property, address, length } => {
                 write!(f, "{node}: {property} {address:#x} + {length:#x} wraps around")
             }
+            Self::Initrd { start, end } => write!(
+                f,
+                "/chosen: linux,initrd-end {end:#x} is below linux,initrd-start {start:#x}: have the \
+                 loader write both"
+            ),
             Self::NotMapped { node, property, range, bus } => write!(
                 f,
                 "{node}: {property} {range} is in no entry of ranges of {bus}; add one, or make \

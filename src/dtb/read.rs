@@ -205,9 +205,11 @@ fn linux_initrd(chosen: FdtNode<'_, '_>) -> Result<Option<PhysRange>, TreeError>
         None => Ok(None),
     };
     match (address("linux,initrd-start")?, address("linux,initrd-end")?) {
-        (Some(start), Some(end)) => {
-            Ok(PhysRange::from_bounds(start, end).filter(|range| !range.is_empty()))
-        }
+        (Some(start), Some(end)) => match PhysRange::from_bounds(start, end) {
+            Some(range) => Ok(Some(range).filter(|range| !range.is_empty())),
+            None => Err(TreeError::Initrd { start: start.0, end: end.0 }),
+        },
+        // Without its other half an address says nothing, and Linux passes over it too.
         _ => Ok(None),
     }
 }
