@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use tagstash::addr::{PhysAddr, PhysRange};
 use tagstash::dtb::blob::{Blob, MAX_DEPTH, MAX_ITEMS};
+use tagstash::dtb::bus::MAX_ENTRIES;
 use tagstash::dtb::overlay;
 use tagstash::dtb::patch::{GuestPlan, guest_tree};
 use tagstash::dtb::read::{console, read};
@@ -88,13 +89,13 @@ fn trees(share: usize, links: usize) -> Vec<(&'static str, Tree)> {
     for _ in 0..links - 1 {
         long = node(&"a".repeat(250)).child(long);
     }
-    // Entries of `ranges` in the fewest bytes.
+    // As many entries of `ranges` as there may be, and ranges that go through them.
     let mut mapped = root().with("#address-cells", [1u32]);
-    let entries: Vec<u32> =
-        (0..(MAX_ITEMS / share) as u32).flat_map(|index| [index, index, 1]).collect();
+    let entries: Vec<u32> = (0..MAX_ENTRIES as u32).flat_map(|index| [index, index, 1]).collect();
     let reserved = node("reserved-memory").with("#address-cells", [1u32]);
     let reserved = reserved.with("#size-cells", [1u32]).with("ranges", entries.as_slice());
-    mapped.add(reserved.child(node("a").with("reg", [1u32, 1])));
+    let reg = [1u32, 1].repeat(MAX_ITEMS / share);
+    mapped.add(reserved.child(node("a").with("reg", reg.as_slice())));
     // Ranges of memory in the fewest bytes, none next to another.
     let entries: Vec<u32> =
         (0..(MAX_ITEMS / share) as u32 * 2).flat_map(|index| [index << 13, 0x1000]).collect();

@@ -406,4 +406,17 @@ fn p9_nothing_takes_for_ever_or_recurses_without_end() {
     set_word(&mut blob, 32, size);
     exercise(&blob, &mut tally);
     assert_eq!((tally.read, tally.patched), (4, 4));
+
+    // Every address through every entry of `ranges`: refused at the first.
+    let entries = |count: u32| (0..count).flat_map(|at| [at, 0, at, 1]).collect::<Vec<u32>>();
+    let mut mapped = |count| {
+        let reserved = node("reserved-memory")
+            .with("#address-cells", [1u32])
+            .with("#size-cells", [1u32])
+            .with("ranges", entries(count).as_slice())
+            .child(node("a").with("reg", [0u32, 1].repeat(50_000).as_slice()));
+        exercise(&root().child(reserved).blob(), &mut tally);
+        tally.read
+    };
+    assert_eq!((mapped(256), mapped(257), mapped(50_000)), (5, 5, 5));
 }

@@ -10,6 +10,10 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use fdt::node::FdtNode;
 
+/// Most entries of `ranges`. Every address below goes through them: without a bound, a blob full
+/// of entries and of addresses would keep the boot busy for minutes.
+pub const MAX_ENTRIES: usize = 256;
+
 /// How the children of a node write addresses, and what those are to the node's parent.
 /// `ranges` stays where it is in the tree: it may be as long as the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +41,7 @@ impl<'a> Bus<'a> {
     /// # Errors
     ///
     /// Those of [`Cells::of`]; [`TreeError::Length`] where `ranges` is no whole number of
-    /// entries; [`TreeError::Wrap`] where an entry wraps around on either side.
+    /// entries; [`TreeError::TooManyEntries`]; [`TreeError::Wrap`] where an entry wraps around on either side.
     pub fn of(node: FdtNode<'_, 'a>, path: &str, parent: Cells) -> Result<Bus<'a>, TreeError> {
         let cells = Cells::of(node, path, Some(parent))?;
         let ranges = node.property("ranges").map(|ranges| ranges.value).unwrap_or_default();
@@ -46,6 +50,10 @@ impl<'a> Bus<'a> {
         if !length.is_multiple_of(expected) {
             let (node, property) = (path.to_string(), "ranges");
             return Err(TreeError::Length { node, property, length, expected });
+        }
+        let count = length / expected;
+        if count > MAX_ENTRIES {
+            return Err(TreeError::TooManyEntries { node: path.to_string(), count });
         }
         for entry in bus.entries() {
             for address in [entry.child, entry.parent] {

@@ -105,6 +105,13 @@ pub enum TreeError {
         /// The first address after it.
         end: u64,
     },
+    /// `ranges` has more than [`MAX_ENTRIES`](super::bus::MAX_ENTRIES) entries.
+    TooManyEntries {
+        /// Path of the node.
+        node: String,
+        /// The entries.
+        count: usize,
+    },
     /// The node above maps addresses, and has no entry for this range (section 2.3.8).
     NotMapped {
         /// Path of the node.
@@ -172,6 +179,13 @@ impl fmt::Display for TreeError {
                 "/chosen: linux,initrd-end {end:#x} is below linux,initrd-start {start:#x}: have the \
                  loader write both"
             ),
+            Self::TooManyEntries { node, count } => {
+                write!(
+                    f,
+                    "{node}: ranges has {count} entries, more than {}",
+                    super::bus::MAX_ENTRIES
+                )
+            }
             Self::NotMapped { node, property, range, bus } => write!(
                 f,
                 "{node}: {property} {range} is in no entry of ranges of {bus}; add one, or make \
