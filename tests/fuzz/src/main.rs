@@ -241,7 +241,8 @@ fn test(options: &Options) -> io::Result<ExitCode> {
     summary(&engine.tally);
     let tally = engine.tally;
     // Each kind of outcome in no small part of the runs.
-    let kinds = [tally.blobs, tally.trees, tally.consoles, tally.storages, tally.copies];
+    let kinds =
+        [tally.blobs, tally.trees, tally.consoles, tally.storages, tally.copies, tally.overlays];
     let enough =
         engine.edges() >= options.least && kinds.iter().all(|kind| *kind > options.runs / 50);
     verdict(4, enough, format!(": {} edges, at least {}", engine.edges(), options.least));
