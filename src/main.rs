@@ -557,9 +557,10 @@ fn place_kernel(payload: &Payload, place: PhysRange) {
     let module = payload.module();
     if module.start() != place.start() {
         info!("kernel moved from {} to {}", module.start(), place.start());
-        // SAFETY: Both are guest RAM, mapped; the place is free and thus not in the module.
+        // SAFETY: Both are RAM, mapped, and nobody reads the module after this. The place is free for
+        // a kernel that moves, so the two may overlap.
         unsafe {
-            core::ptr::copy_nonoverlapping(
+            core::ptr::copy(
                 module.start().0 as *const u8,
                 place.start().0 as *mut u8,
                 module.len() as usize,

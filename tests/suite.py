@@ -483,6 +483,23 @@ def boot_steps() -> Iterator[Step]:
         else:
             yield machine(step, 60, "mode=report", read_message(name, pattern, read_single(f"{name}: the guest's report")),
                           "--expect", "# report complete", *more)
+    yield from loaded_steps()
+
+
+# The test guest, once more, as a loader might put it: where, what the device tree says besides, options of the machine, boot
+# arguments.
+LOADED: list[tuple[str, int, str, list[str], str]] = [
+    # Moved by one page, onto most of itself: 0x44000000 is the first place that is free, and large enough.
+    ("kernel-over-itself", 0x43FFF000, "&{/chosen/module@41200000} { reg = <0 0x43fff000 0 0x600000>; }; "
+     "&reserved { low { reg = <0 0x40c00000 0 0x3400000>; }; };", [], "tagstash.test=UID"),
+]
+
+
+def loaded_steps() -> Iterator[Step]:
+    """Boots the test guest from places that the machine's own loader does not use."""
+    for name, address, source, options, bootargs in LOADED:
+        yield machine(f"boot-{name}", 60, "", read_tap, "--bootargs", bootargs, *tree_source("boot", name, source),
+                      *options, "--", "-device", f"loader,file=build/harness.img,addr={address:#x},force-raw=on")
 
 
 # Where RAM begins, how much of it QEMU has, where the image is loaded above its beginning, and the layout.
