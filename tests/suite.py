@@ -492,6 +492,10 @@ LOADED: list[tuple[str, int, str, list[str], str]] = [
     # Moved by one page, onto most of itself: 0x44000000 is the first place that is free, and large enough.
     ("kernel-over-itself", 0x43FFF000, "&{/chosen/module@41200000} { reg = <0 0x43fff000 0 0x600000>; }; "
      "&reserved { low { reg = <0 0x40c00000 0 0x3400000>; }; };", [], "tagstash.test=UID"),
+    # The guest's map ends below the shim, some of the map's own tables, and the tree.
+    ("shim-beyond", 0x50000000, "&{/chosen/module@101200000} { reg = <0 0x50000000 0 0x100000>; }; "
+     '/ { low { device_type = "memory"; reg = <0 0x40000000 0 0x40000000>; }; };',
+     ["--memory", "4096", "--ram-base", "0x100000000", "--no-harness-args"], "tagstash.pa-bits=32 tagstash.off expect=no-storage tagstash.test=P8"),
 ]
 
 

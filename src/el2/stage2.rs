@@ -82,7 +82,11 @@ pub fn build(holes: &[PhysRange]) -> Result<(), TableError> {
     map.set(&mut Live, shape.range(), GUEST)?;
     for hole in holes {
         let pages = hole.page_cover().ok_or(TableError::OutOfSpace(*hole))?;
-        map.set(&mut Live, pages.intersection(&shape.range()), 0)?;
+        let inside = pages.intersection(&shape.range());
+        // Where the map is capped the shim itself may lie beyond its end, where nothing is mapped.
+        if !inside.is_empty() {
+            map.set(&mut Live, inside, 0)?;
+        }
     }
     *STAGE2.lock() = Some(Stage2 { map, shape });
     Ok(())
@@ -92,7 +96,9 @@ pub fn build(holes: &[PhysRange]) -> Result<(), TableError> {
 pub fn activate() {
     if let Some(stage2) = &*STAGE2.lock() {
         let bits = stage2.shape.bits;
-        let size = match bits {
+        // Where the tables may lie and lead: anywhere that the core reaches, even if the map is
+        // capped. The shim and the tables in it may be above the cap.
+        let size = match pa_bits(pa_range()) {
             32 => VTCR_EL2::PS::PA_32B_4GB,
             36 => VTCR_EL2::PS::PA_36B_64GB,
             40 => VTCR_EL2::PS::PA_40B_1TB,
