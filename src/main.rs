@@ -350,6 +350,15 @@ fn find_tag_storage(blob: &[u8], loaded: &Loaded, cpus: usize, options: &Options
         return Regions::default();
     }
     for storage in found.iter().map(Region::storage) {
+        let core = stage2::core_range();
+        if !core.contains_range(&storage) {
+            warn!(
+                "tag storage {storage} does not lie within the {} address bits of this CPU: reuse is \
+                 off; correct reg",
+                bits(core)
+            );
+            return Regions::default();
+        }
         if let Some((name, taken)) = loaded.overlapping(storage) {
             warn!(
                 "tag storage {storage} overlaps the {name} at {taken}: reuse is off; load the \

@@ -347,6 +347,9 @@ BROKEN_TREES: list[tuple[str, str, str]] = [
     ("google-no-mte", "&storage0 { /delete-property/ tagged-memory; storage-base = <0x0 0x40000000>; }; "
      "&tagmem0 { arm,no-mte; };",
      r"/tag-storage@5f000000: storage-base 0x40000000\.\.0x5f000000 overlaps /memory@40000000, which says arm,no-mte"),
+    ("v1-beyond-the-cpu", "/delete-node/ &storage0; / { metadata { compatible = \"arm,mte-tag-storage\"; "
+     "reg = <0x1000000 0x0 0x0 0xf80000>; block-size = <0x1000>; memory = <&tagmem0>; }; };",
+     r"tag storage 0x100000000000000\.\.0x100000000f80000 does not lie within the 48 address bits of this CPU: reuse is off"),
 ]
 
 # The test guest's tests of what the tree says, of claims and of real tags in the storage.

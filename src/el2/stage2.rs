@@ -64,6 +64,11 @@ pub fn range() -> PhysRange {
     shape().range()
 }
 
+/// All addresses that this core has, whatever the guest's map is capped to: what EL2 can reach.
+pub fn core_range() -> PhysRange {
+    Shape::stage2(pa_range()).range()
+}
+
 /// Tables, at most, of a map with this many holes.
 pub fn tables_for(holes: usize) -> usize {
     shape().tables() + holes * TABLES_PER_HOLE
