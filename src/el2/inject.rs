@@ -76,12 +76,13 @@ pub fn external_abort(frame: &mut Frame) {
         _ => 0,
     };
     let long = frame.esr & LONG;
-    let address = FAR_EL2.get();
+    // Both before the walk, whose loads may abort: an exception at EL2 changes these registers.
+    let (address, page) = (FAR_EL2.get(), faulting_page());
     let code = match frame.esr & WALK {
         0 => EXTERNAL_ABORT,
-        _ => EXTERNAL_ABORT_ON_WALK.wrapping_add_signed(walk_level(address).into()),
+        _ => EXTERNAL_ABORT_ON_WALK.wrapping_add_signed(walk_level(address, page).into()),
     };
-    let place = faulting_page().0 | address & (PAGE_SIZE - 1);
+    let place = page.0 | address & (PAGE_SIZE - 1);
     calls::note(percpu::number_of(frame), Kind::AbortInjected, place);
     FAR_EL1.set(address);
     take(frame, class << CLASS_SHIFT | long | kept | code);
@@ -92,11 +93,11 @@ fn faulting_page() -> PhysAddr {
     PhysAddr((HPFAR_EL2.get() & 0x0fff_ffff_fff0) << 8)
 }
 
-/// The level of the guest's own walk for `address` that met the fault. The syndrome at EL2 has
-/// that of stage 2.
-fn walk_level(address: u64) -> i32 {
+/// The level of the guest's own walk for `address` that met the fault, in the table at `page`. The
+/// syndrome at EL2 has that of stage 2.
+fn walk_level(address: u64, page: PhysAddr) -> i32 {
     let regime = Stage1 { tcr: TCR_EL1.get(), ttbr0: TTBR0_EL1.get(), ttbr1: TTBR1_EL1.get() };
-    regime.level_of(address, faulting_page(), |descriptor| {
+    regime.level_of(address, page, |descriptor| {
         calls::guest_ram()?.check(descriptor, size_of::<u64>() as u64)?;
         copy::load(descriptor)
     })
