@@ -362,15 +362,34 @@ fn wrong_blobs_are_told_apart() {
         Err(OverlayError::Base(PatchError::Duplicate { .. })) => {}
         other => panic!("{other:?}"),
     }
-    // Nested past the limit by two trees that each keep it.
-    let links = MAX_DEPTH - 6;
-    let deep = || (0..links).fold(node("a"), |below, _| node("a").child(below));
-    let path = "/a".repeat(links + 1);
-    let over = overlay(fragment(0, &path, deep()));
-    match applied(&node("").child(deep()), &over) {
-        Err(OverlayError::Outcome(PatchError::Tree(TreeError::Depth(_)))) => {}
-        other => panic!("{other:?}"),
-    }
+}
+
+/// Nested past the limit by trees that each keep it: found out before anybody walks the tree, on a
+/// stack that holds no more levels than may be.
+#[test]
+fn p9_a_tree_that_gets_too_deep_is_refused_on_a_small_stack() {
+    let chain = |links| (1..links).fold(node("a"), |below, _| node("a").child(below));
+    let base = node("").child(chain(MAX_DEPTH - 4)).blob();
+    // Each fragment goes to where the one before ended.
+    let (links, count) = (MAX_DEPTH - 5, 40);
+    let grown = (0..count).fold(node(""), |over, n| {
+        let path = "/a".repeat(MAX_DEPTH - 4 + n * links);
+        over.child(fragment(n, &path, node("").child(chain(links))))
+    });
+    let exact = |levels| {
+        let path = "/a".repeat(MAX_DEPTH - 4);
+        overlay(fragment(0, &path, node("").child(chain(levels)))).blob()
+    };
+    let (grown, fits, past) = (grown.blob(), exact(3), exact(4));
+    let small = std::thread::Builder::new().stack_size(64 << 10).spawn(move || {
+        assert!(apply(&base, &fits, HEAP).is_ok());
+        for over in [past, grown] {
+            let error = apply(&base, &over, HEAP).unwrap_err();
+            let fragment = "fragment@0".to_string();
+            assert_eq!(error, OverlayError::Fragment { fragment, fault: Fault::Depth });
+        }
+    });
+    small.unwrap().join().unwrap();
 }
 
 /// Where the heap may be too small nothing is begun.

@@ -14,7 +14,7 @@
 //! fragment is wrong, it passes over what the first two points name, and it keeps the path of
 //! every phandle, which has no useful bound.
 
-use super::blob::Blob;
+use super::blob::{Blob, MAX_DEPTH};
 use super::patch::{PatchError, duplicate, finish};
 use super::{node, read};
 use alloc::format;
@@ -96,6 +96,8 @@ pub enum Fault {
         /// Name of the property; that of a child if it is the child that is not there.
         name: String,
     },
+    /// With it nodes would be nested more than [`MAX_DEPTH`] deep.
+    Depth,
     /// With it the tree would have phandles past the last one.
     Phandles,
     /// It gives a phandle to a node that has one.
@@ -158,6 +160,7 @@ impl fmt::Display for Fault {
             Self::LocalFixup { node, name } => {
                 write!(f, "{LOCAL_FIXUPS}: {node}: {name} is not there or too short")
             }
+            Self::Depth => write!(f, "with it, nodes are more than {MAX_DEPTH} deep"),
             Self::Phandles => write!(f, "its phandles do not fit above those of the tree"),
             Self::PhandleTaken { node, phandle } => write!(
                 f,
@@ -392,10 +395,21 @@ fn merge_fragment(base: &mut DeviceTreeNode, fragment: &DeviceTreeNode) -> Resul
         }
         _ => return Err(Fault::Target),
     };
+    // Who walks the tree next has a stack for so many levels, and does it before the outcome can be
+    // checked.
+    let above = path.split('/').filter(|part| !part.is_empty()).count();
+    if above + height(contents) > MAX_DEPTH {
+        return Err(Fault::Depth);
+    }
     match find_mut(base, &path) {
         Some(target) => merge(target, contents, &path),
         None => Err(Fault::NoSuchPath(path)),
     }
+}
+
+/// Levels of nodes from this one down, its own included.
+fn height(node: &DeviceTreeNode) -> usize {
+    1 + node.children().map(height).max().unwrap_or(0)
 }
 
 /// Merges `from` into `target`, whose path is `path`.
