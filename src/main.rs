@@ -79,7 +79,9 @@ extern "C" fn boot(tree: u64, next_table: u64) -> ! {
     let kernel = find_kernel_place(&mut stage1, &mut space, &payload);
     space.take(payload.module());
     space.take(kernel);
-    let (regions, carve_out) = carve_out(&mut stage1, &mut space, regions, storage.len());
+    // Each piece of RAM has ends in EL2's map, each piece of storage in the guest's map as well.
+    let pieces = tree.memory.len() + tree.no_map.len() + storage.len();
+    let (regions, carve_out) = carve_out(&mut stage1, &mut space, regions, pieces);
     // SAFETY: Whole pages, mapped, that `Space` said nobody uses and nobody gets again.
     unsafe { pages::add(carve_out.tables) };
 
@@ -443,9 +445,10 @@ fn carve_out(
     stage1: &mut Stage1,
     space: &mut Space,
     regions: Regions,
-    storages: usize,
+    pieces: usize,
 ) -> (Regions, CarveOut) {
-    let tables = (stage2::tables_for(storages + 2) + SPARE_TABLES) as u64 * PAGE_SIZE;
+    // The shim and the carve-out are two more.
+    let tables = (stage2::tables_for(pieces + 2) + SPARE_TABLES) as u64 * PAGE_SIZE;
     let metadata = Metadata::bytes_for(&regions);
     if let Some(taken) = take(stage1, space, tables, metadata) {
         return (regions, taken);

@@ -455,6 +455,10 @@ BAD_BOOTS: list[tuple[str, str, list[str], str, str]] = [
      "low { reg = <0 0x40000000 0 0x200000>; }; middle { reg = <0 0x40e00000 0 0x200000>; }; "
      "kernel { reg = <0 0x41400000 0 0xc00000>; }; };", [],
      r"error: no \d+ KiB of contiguous RAM are free for translation tables", "stops"),
+    # One page in each block of 2 MiB, which costs EL2's map a table of pages.
+    ("reservations-many", "&reserved { " + " ".join(
+        f"n{n} {{ reg = <0 {0x50001000 + n * (2 << 20):#x} 0 0x1000>; no-map; }};" for n in range(900)) + " };",
+     ["--memory", "3072"], r"guest RAM: \d+ MiB in 90\d ranges", "enters"),
     ("psci-missing", "/ { /delete-node/ psci; };", [], r"warning: the device tree has no PSCI 0\.2 or later", "boots"),
     ("psci-by-hvc", '/ { psci { method = "hvc"; }; };', [], r"warning: the device tree says PSCI by HVC", "boots"),
     ("cpus-too-many", "", ["--cpus", "9"],
