@@ -47,6 +47,48 @@ pub fn forget_translations() {
     unsafe { asm!("isb", "tlbi vmalle1", "dsb nsh", "isb", options(nostack)) }
 }
 
+/// Makes all CPUs translate by their tables as they are now.
+pub fn forget_translations_everywhere() {
+    // SAFETY: what was cached is read again.
+    unsafe { asm!("dsb ish", "tlbi vmalle1is", "dsb ish", "isb", options(nostack)) }
+}
+
+/// Cleans and invalidates the cache line at an address, to the point of coherency.
+pub fn clean_and_invalidate_line(address: u64) {
+    // SAFETY: changes no memory as the CPUs see it.
+    unsafe { asm!("dc civac, {}", in(reg) address, options(nostack)) }
+}
+
+/// Cache maintenance by set and way.
+pub type SetWay = fn(u64);
+
+/// Makes an instruction of [`SetWay`].
+macro_rules! set_way {
+    ($instruction:literal) => {
+        (
+            $instruction,
+            (|operand: u64| {
+                // SAFETY: with what EL2 is to set (HCR_EL2.SWIO) every invalidation cleans first.
+                unsafe { asm!(concat!($instruction, ", {}"), in(reg) operand, options(nostack)) }
+            }) as SetWay,
+        )
+    };
+}
+
+/// The data caches' own.
+pub const SET_WAY: [(&str, SetWay); 3] =
+    [set_way!("dc isw"), set_way!("dc csw"), set_way!("dc cisw")];
+
+/// Those of tags, where there are tags: IGSW, IGDSW, CGSW, CGDSW, CIGSW, CIGDSW.
+pub const SET_WAY_OF_TAGS: [(&str, SetWay); 6] = [
+    set_way!("sys #0, c7, c6, #4"),
+    set_way!("sys #0, c7, c6, #6"),
+    set_way!("sys #0, c7, c10, #4"),
+    set_way!("sys #0, c7, c10, #6"),
+    set_way!("sys #0, c7, c14, #4"),
+    set_way!("sys #0, c7, c14, #6"),
+];
+
 /// Cleans the cache line at an address to the point of coherency.
 pub fn clean_line(address: u64) {
     // SAFETY: a clean changes no memory as the CPUs see it.

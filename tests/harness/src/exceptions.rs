@@ -79,6 +79,7 @@ pub fn expect(probe: impl FnOnce()) -> Option<Abort> {
     own.met.get()
 }
 
+const SYNCHRONOUS_ON_SP0: u64 = 0;
 const SYNCHRONOUS: u64 = 4;
 const INTERRUPT: u64 = 5;
 const SYNCHRONOUS_FROM_EL0: u64 = 8;
@@ -95,15 +96,12 @@ pub extern "C" fn exception_taken(kind: u64, frame: &mut Frame) {
     let address = read_register!("far_el1");
     if let Some(own) = CPUS.0.get(number)
         && own.expecting.replace(false)
-        && matches!(kind, SYNCHRONOUS | SYNCHRONOUS_FROM_EL0)
+        && matches!(kind, SYNCHRONOUS_ON_SP0 | SYNCHRONOUS | SYNCHRONOUS_FROM_EL0)
     {
         own.met.set(Some(Abort { syndrome, address, at: frame.elr, state: frame.spsr }));
-        if kind == SYNCHRONOUS {
-            frame.elr = frame.registers[30];
-        } else {
-            frame.elr = frame.registers[17];
-            frame.spsr = EL1H;
-        }
+        frame.elr = frame.registers[if kind == SYNCHRONOUS_FROM_EL0 { 17 } else { 30 }];
+        // Nothing stays of the state that the probe was in.
+        frame.spsr = EL1H;
         return;
     }
     console::print_at_once(format_args!(

@@ -35,6 +35,7 @@ mod pages;
 mod prng;
 mod probes;
 mod psci;
+mod pstate;
 mod ranges;
 mod report;
 mod semihosting;

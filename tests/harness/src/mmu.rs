@@ -23,6 +23,15 @@ const MEMORY_FOR_EL0: u64 = MEMORY | 1 << 6;
 /// Where EL0 finds memory: so many bytes above its address.
 pub const EL0_OFFSET: u64 = 256 * GIGABYTE;
 
+/// A page whose code is entered by landing pads only, for branches through registers (GP).
+const GUARDED: u64 = 1 << 50;
+/// Where EL1 finds the image once more, guarded.
+pub const GUARDED_OFFSET: u64 = 384 * GIGABYTE;
+/// Where EL1 finds the image once more.
+pub const ALIAS_OFFSET: u64 = 416 * GIGABYTE;
+/// An address that only [`hang_table`] maps.
+pub const OTHER: u64 = 448 * GIGABYTE;
+
 /// How an address is used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -62,4 +71,34 @@ pub fn map_for_el0(range: Range) -> bool {
     cpu::dsb();
     cpu::isb();
     true
+}
+
+/// Maps the gigabytes that a range touches twice more, for EL1: [`ALIAS_OFFSET`] above, and guarded
+/// [`GUARDED_OFFSET`] above. False if they are out of reach.
+pub fn map_aliases(range: Range) -> bool {
+    let limit = (ALIAS_OFFSET - GUARDED_OFFSET) / GIGABYTE;
+    for number in range.start / GIGABYTE..range.end.div_ceil(GIGABYTE) {
+        if number >= limit {
+            return false;
+        }
+        for (offset, bits) in [(GUARDED_OFFSET, MEMORY | GUARDED), (ALIAS_OFFSET, MEMORY)] {
+            let slot = (number + offset / GIGABYTE) as usize;
+            TABLE.0[slot].store((number * GIGABYTE) | bits, Ordering::Relaxed);
+        }
+    }
+    cpu::dsb();
+    cpu::isb();
+    true
+}
+
+/// Maps the gigabyte at [`OTHER`] by a table of level 2, or not at all.
+pub fn hang_table(table: Option<u64>) {
+    let entry = table.map_or(0, |table| table | 0b11);
+    TABLE.0[(OTHER / GIGABYTE) as usize].store(entry, Ordering::Relaxed);
+    cpu::forget_translations_everywhere();
+}
+
+/// A descriptor of level 3 for a page of memory.
+pub fn page_descriptor(page: u64) -> u64 {
+    page | MEMORY | 0b10
 }

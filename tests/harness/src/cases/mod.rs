@@ -11,6 +11,7 @@ mod events;
 mod fences;
 mod fuzz;
 mod hidden;
+mod hostile;
 mod interrupts;
 mod keys;
 mod none;
@@ -43,6 +44,7 @@ pub fn run(tally: &mut Tally) {
     tally.run(events::ANYWHERE);
     tally.run(psci::TESTS);
     tally.run(registers::TESTS);
+    tally.run(hostile::ANYWHERE);
     if !machine().expects_storage() {
         tally.run(none::TESTS);
         return;
@@ -60,6 +62,7 @@ pub fn run(tally: &mut Tally) {
     tally.run(events::TESTS);
     tally.run(fences::TESTS);
     tally.run(aborts::TESTS);
+    tally.run(hostile::TESTS);
     tally.run(fuzz::TESTS);
     tally.run(stress::TESTS);
 }
@@ -69,6 +72,7 @@ fn run_hidden(tally: &mut Tally) {
     tally.run(discovery::TESTS);
     tally.run(psci::TESTS);
     tally.run(hidden::TESTS);
+    tally.run(hostile::ANYWHERE);
     tally.run(errors::TESTS);
     tally.run(keys::TESTS);
     tally.run(pools::TESTS);

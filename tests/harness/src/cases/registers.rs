@@ -50,7 +50,7 @@ fn other_cpus() -> Outcome {
 }
 
 /// Registers of EL1 that no call may change.
-fn system_registers() -> [u64; 16] {
+pub fn system_registers() -> [u64; 16] {
     [
         read_register!("sp_el0"),
         read_register!("tpidr_el0"),
