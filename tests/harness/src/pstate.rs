@@ -58,6 +58,7 @@ unsafe extern "C" {
     fn body_smc_4a();
     fn body_smc_ffff();
     fn body_load();
+    fn body_smc_brk();
     fn recovery_vectors();
     fn bare_entry();
     fn run_in_state(state: *mut State);
@@ -93,6 +94,8 @@ pub const NOP: Body = Body { name: "NOP", code: body_nop };
 pub const HVC: Body = Body { name: "HVC #0", code: body_hvc };
 /// The same by the other instruction.
 pub const SMC: Body = Body { name: "SMC #0", code: body_smc };
+/// A call with BRK next, for the stack of this CPU only.
+pub const SMC_BRK: Body = Body { name: "SMC #0", code: body_smc_brk };
 /// A load from where x0 says.
 pub const LOAD: Body = Body { name: "LDR", code: body_load };
 /// Calls with an immediate.

@@ -27,6 +27,12 @@ body_\name:
     body    smc_ffff, smc #0xffff
     body    load, ldr x1, [x0]
 
+// The same with BRK next, which shows what only the next instruction sees (BTYPE).
+    .global body_smc_brk
+body_smc_brk:
+    smc     #0
+    brk     #0
+
 // fn(state: *mut State): goes to a body by ERET. The exception that ends it resumes at 2, which x17
 // and x30 say (exceptions.rs), at EL1.
     .global run_in_state

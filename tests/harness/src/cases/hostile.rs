@@ -323,7 +323,7 @@ fn branch_targets() -> Outcome {
     check!(mmu::map_aliases(crate::image()), "no room in the map for guarded pages");
     let version = [function::VERSION, 0, 0, 0, 0, 0, 0, 0];
     smp::on_all(&|number| {
-        for body in [pstate::HVC, pstate::SMC] {
+        for body in [pstate::HVC, pstate::SMC_BRK] {
             for btype in 0..4 {
                 let what = format_args!("{} with BTYPE {btype} on CPU {number}", body.name);
                 let new = || State::new(body, MASKED_EL1H | btype << 10).arguments(&version);
@@ -332,7 +332,7 @@ fn branch_targets() -> Outcome {
                 let mut state = new();
                 let pstate = run_call(&mut state, what)?;
                 same!(state.general[0], 0, "{what}: status");
-                if body.address() == pstate::SMC.address() {
+                if body.address() == pstate::SMC_BRK.address() {
                     same!(pstate & spsr::BTYPE, 0, "{what}: BTYPE behind it");
                 }
                 let mut state = new().mapped(GUARDED_OFFSET);
@@ -678,7 +678,16 @@ fn other_vectors() -> Outcome {
     lend()?;
     let hidden = machine().no_map.all()[0].start;
     let all = arena::take(smp::cpus() as u64);
-    in_turn(&|number| {
+    let tables = arena::take(2);
+    tables.fill(0);
+    tables.write(0, tables.part(1, 1).address() | 0b11);
+    tables.part(1, 1).write(0, mmu::page_descriptor(pstate::recovery()));
+    mmu::hang_table(Some(tables.address()));
+    let outcome = in_turn(&|number| {
+        // Vectors that come back from there only.
+        let met = pstate::lose_vectors(hidden, mmu::OTHER);
+        same!(met.syndrome, 0x25 << 26 | 1 << 25 | 0x10, "ESR at other vectors of CPU {number}");
+        // Those of the harness, a second time.
         let own = read_register!("vbar_el1");
         write_register!("vbar_el1", own + ALIAS_OFFSET);
         cpu::isb();
@@ -692,7 +701,9 @@ fn other_vectors() -> Outcome {
         let Some(abort) = abort else { fail!("a load from {hidden:#x} does not abort") };
         check!(abort.is_external_data(), "a load from {hidden:#x} with other vectors: {abort:x?}");
         outcome
-    })
+    });
+    mmu::hang_table(None);
+    outcome
 }
 
 /// Where a fetch of a vector for an exception at EL1 aborts.
