@@ -12,6 +12,7 @@ extern crate alloc;
 
 mod el2;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt::Display;
 use core::ptr::NonNull;
@@ -84,13 +85,14 @@ extern "C" fn boot(tree: u64, next_table: u64) -> ! {
     let (regions, carve_out) = carve_out(&mut stage1, &mut space, regions, pieces);
     // SAFETY: Whole pages, mapped, that `Space` said nobody uses and nobody gets again.
     unsafe { pages::add(carve_out.tables) };
+    let regions = map_storage(&mut stage1, regions, &tree);
 
     // What is the guest's, and what it must never reach.
     let mut hidden = storage;
     hidden.extend([layout::image(), carve_out.range]);
     let holes: Vec<PhysRange> = tree.no_map.iter().chain(&hidden).copied().collect();
     let ram = GuestRam::new(&within(&tree.memory, stage2::range()), &holes);
-    map_guest_memory(&mut stage1, &ram, &regions);
+    map_guest_memory(&mut stage1, &ram);
     let pool = pages::free();
     stage2::build(&hidden).unwrap_or_else(|error| stop(error));
     info!("guest's map: {} tables, {} left for changes", pool - pages::free(), pages::free());
@@ -146,7 +148,8 @@ fn check_size(blob: &[u8]) {
 fn with_overlay(blob: &'static [u8]) -> (&'static [u8], Option<Result<usize, OverlayError>>) {
     let Some(overlay) = slot::overlay() else { return (blob, None) };
     match overlay::apply(blob, overlay, heap::free()) {
-        Ok(applied) => (applied.blob.leak(), Some(Ok(applied.fragments))),
+        // Without room to grow, which nobody has counted.
+        Ok(applied) => (Box::leak(applied.blob.into_boxed_slice()), Some(Ok(applied.fragments))),
         Err(error) => (blob, Some(Err(error))),
     }
 }
@@ -390,12 +393,31 @@ fn find_tag_storage(blob: &[u8], loaded: &Loaded, cpus: usize, options: &Options
     }
 }
 
+/// The registers of the serial port.
+fn serial_port(tree: &BootTree) -> Option<PhysRange> {
+    tree.console.and_then(|port| PhysRange::new(port.base, port.length))
+}
+
 /// The tag storage that the guest must not reach, lent or not, in whole pages. A description so
-/// wrong that it covers what is to run is not believed: the guest has to boot.
+/// wrong that it covers what is to run, or the serial port, is not believed: the guest has to boot.
 fn hidden_storage(tree: &BootTree, loaded: &Loaded) -> Vec<PhysRange> {
     let pages: Vec<PhysRange> = tree.tag_storage.iter().filter_map(PhysRange::page_cover).collect();
     let mut hidden = within(&pages, stage2::range());
-    hidden.retain(|storage| loaded.overlapping(*storage).is_none());
+    let port = serial_port(tree);
+    hidden.retain(|storage| {
+        let covers = port.is_some_and(|port| port.overlaps(storage));
+        if covers {
+            warn!("tag storage {storage} is not hidden: it overlaps the serial port");
+        }
+        !covers
+    });
+    hidden.retain(|storage| match loaded.overlapping(*storage) {
+        None => true,
+        Some((name, taken)) => {
+            warn!("tag storage {storage} is not hidden: it overlaps the {name} at {taken}");
+            false
+        }
+    });
     hidden
 }
 
@@ -493,10 +515,29 @@ fn take(stage1: &mut Stage1, space: &mut Space, tables: u64, metadata: u64) -> O
     Some(CarveOut { range, tables, metadata })
 }
 
-/// Maps what the service reads and writes: guest RAM, and tag storage.
-fn map_guest_memory(stage1: &mut Stage1, ram: &GuestRam, regions: &Regions) {
-    let storage = regions.as_slice().iter().map(|placed| placed.region.storage());
-    for range in ram.ranges().iter().copied().chain(storage) {
+/// Maps the tag storage that is to be lent. None is lent where some of it is no memory: a put
+/// there would be the first to notice.
+fn map_storage(stage1: &mut Stage1, regions: Regions, tree: &BootTree) -> Regions {
+    let port = serial_port(tree);
+    for storage in regions.as_slice().iter().map(|placed| placed.region.storage()) {
+        if port.is_some_and(|port| port.overlaps(&storage)) {
+            warn!("tag storage {storage} overlaps the serial port: reuse is off; correct reg");
+            return Regions::default();
+        }
+        if let Err(error) = stage1.map(storage, mmu::DATA) {
+            stop(error)
+        }
+        if !copy::answers(storage) {
+            warn!("tag storage {storage} does not answer: reuse is off; correct reg");
+            return Regions::default();
+        }
+    }
+    regions
+}
+
+/// Maps what the service reads and writes besides tag storage: guest RAM.
+fn map_guest_memory(stage1: &mut Stage1, ram: &GuestRam) {
+    for range in ram.ranges().iter().copied() {
         if let Err(error) = stage1.map(range, mmu::DATA) {
             stop(error)
         }

@@ -6,6 +6,9 @@
 //! told is the level of its own (Arm ARM, ESR_ELx, DFSC 0b0101xx). So the walk is done again,
 //! up to the table in the page that HPFAR_EL2 names.
 //!
+//! Descriptors are 64 bits long here: of a guest that uses those of 128 (FEAT_D128) the level may
+//! be another one.
+//!
 //! Whatever the registers and tables say, the walk ends after at most five reads, each of them
 //! checked by whoever does the reading.
 

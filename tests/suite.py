@@ -394,6 +394,9 @@ def broken_steps() -> Iterator[Step]:
                       "--cpus", "3", *tree_source("broken", name, source))
 
 
+# The storage by dialect v1, but for where it is.
+STORAGE_V1_AT = ('/delete-node/ &storage0; / { metadata { compatible = "arm,mte-tag-storage"; block-size = <0x1000>; '
+                 "memory = <&tagmem0>;")
 KERNEL_NODE = "&{/chosen/module@41200000}"
 # Leaves the first 256 MiB, where everything is loaded, without tag storage, so that storage can be put there.
 LOW_MEMORY_UNTAGGED = ('/ { memory@40000000 { reg = <0 0x50000000 0 0xf000000>; }; '
@@ -440,6 +443,11 @@ BAD_BOOTS: list[tuple[str, str, list[str], str, str]] = [
      "no-reuse"),
     ("tree-over-shim", "", ["--tree-offset", "0xa00000"], r"error: the device tree lies within the memory of the shim",
      "stops"),
+    # The kernels of that dialect add the storage to memory themselves, so no memory node has to be there.
+    ("storage-absent", f"{STORAGE_V1_AT} reg = <0x1 0x0 0x0 0xf80000>; }}; }};", [],
+     r"warning: tag storage 0x100000000\.\.0x100f80000 does not answer: reuse is off", "no-reuse"),
+    ("storage-over-serial-port", f"{STORAGE_V1_AT} reg = <0x0 0x8800000 0x0 0xf80000>; }}; }};", [],
+     r"warning: tag storage 0x8800000\.\.0x9780000 overlaps the serial port: reuse is off", "no-reuse"),
     ("memory-missing", '&tagmem0 { device_type = "other"; }; &{/memory@5f000000} { device_type = "other"; };', [],
      r"error: the device tree describes no memory", "stops"),
     ("memory-absent", '/ { memory@100000000 { device_type = "memory"; reg = <1 0 0 0x10000000>; }; };', [],

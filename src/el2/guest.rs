@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The guest: its registers while EL2 runs, and EL1's state when it is entered.
 
-use super::registers::{GCSCR_EL1, GCSCRE0_EL1, SCTLR2_EL1};
+use super::registers::{FPMR, GCSCR_EL1, GCSCRE0_EL1, SCTLR2_EL1, SVCR, TPIDR2_EL0};
 use super::{cache, calls, cpu_controls, features, percpu, stage2};
 use aarch64_cpu::registers::*;
 use tagstash::events::Kind;
@@ -126,8 +126,17 @@ unsafe extern "C" {
     fn scrub_sve();
 }
 
-/// Clears the registers of SIMD, floating point and SVE. The controls are set: EL2 may use them.
+/// Clears the registers of SIMD, floating point, SVE and SME. The controls are set: EL2 may use
+/// them.
 fn scrub() {
+    if features::sme() {
+        // First: in streaming mode the rest would be undefined.
+        SVCR.set(0);
+        TPIDR2_EL0.set(0);
+    }
+    if features::fpmr() {
+        FPMR.set(0);
+    }
     if !features::no_fp() {
         // SAFETY: Changes registers that the shim does not use, and that the CPU has.
         unsafe { scrub_simd() };

@@ -37,7 +37,8 @@ mod sctlr {
 /// GCSCR_EL1: PSTATE.EXLOCK is set by exceptions from EL1.
 const EXLOCKEN: u64 = 1 << 6;
 
-/// ESR: the instruction is 32 bits long.
+/// ESR.IL: the instruction is 32 bits long. It is also set by every instruction abort, and by a
+/// data abort whose ISV is 0, whatever the length.
 const LONG: u64 = 1 << 25;
 const CLASS_SHIFT: u64 = 26;
 /// What a class of aborts of a lower level becomes for those of the same level.
@@ -75,7 +76,6 @@ pub fn external_abort(frame: &mut Frame) {
         class::DATA_ABORT_LOWER => frame.esr & ABORT_KEPT,
         _ => 0,
     };
-    let long = frame.esr & LONG;
     // Both before the walk, whose loads may abort: an exception at EL2 changes these registers.
     let (address, page) = (FAR_EL2.get(), faulting_page());
     let code = match frame.esr & WALK {
@@ -85,7 +85,7 @@ pub fn external_abort(frame: &mut Frame) {
     let place = page.0 | address & (PAGE_SIZE - 1);
     calls::note(percpu::number_of(frame), Kind::AbortInjected, place);
     FAR_EL1.set(address);
-    take(frame, class << CLASS_SHIFT | long | kept | code);
+    take(frame, class << CLASS_SHIFT | LONG | kept | code);
 }
 
 /// The page, in guest-physical addresses, whose fault came to EL2 (HPFAR_EL2.FIPA).

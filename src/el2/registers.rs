@@ -126,6 +126,12 @@ system_registers! {
     GCSCR_EL1 = "S3_0_C2_C5_0": get set;
     /// Guarded control stacks of EL0 (FEAT_GCS).
     GCSCRE0_EL1 = "S3_0_C2_C5_2": set;
+    /// Streaming mode and ZA (FEAT_SME). Off: what ZA and ZT0 held is gone when they come on again.
+    SVCR = "S3_3_C4_C2_2": set;
+    /// Thread pointer for SME of EL0 (FEAT_SME).
+    TPIDR2_EL0 = "S3_3_C13_C0_5": set;
+    /// Floating-point modes (FEAT_FPMR).
+    FPMR = "S3_3_C4_C4_2": set;
     /// Extended system control of EL1 (FEAT_SCTLR2).
     SCTLR2_EL1 = "S3_0_C1_C0_3": set;
 }
