@@ -7,7 +7,11 @@ use tock_registers::interfaces::{Readable, Writeable};
 /// aarch64-cpu.
 macro_rules! system_registers {
     ($($(#[$doc:meta])* $name:ident = $encoding:literal: $($access:ident)+;)*) => {
-        $($(#[$doc])* #[allow(non_camel_case_types, reason = "the architecture's names")]
+        $($(#[$doc])* #[allow(
+            non_camel_case_types,
+            clippy::upper_case_acronyms,
+            reason = "the architecture's names"
+        )]
         pub struct $name;
         $(system_registers!(@$access $name $encoding);)+)*
     };
