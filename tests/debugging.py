@@ -15,7 +15,6 @@ import socket
 import struct
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -23,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "logs"
 sys.path.insert(0, str(ROOT / "qemu"))
 
+import tap  # noqa: E402
 from elf import Elf, Function  # noqa: E402
 from gdb_stub import PC, Stub  # noqa: E402
 
@@ -282,18 +282,7 @@ def main() -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     # So that a stopped test ends its run.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    print(f"TAP version 14\n1..{len(TESTS)}", flush=True)
-    failed = 0
-    for number, (name, test) in enumerate(TESTS, 1):
-        try:
-            test()
-            print(f"ok {number} - {name}", flush=True)
-        except Exception:  # pylint: disable=broad-except
-            failed += 1
-            for line in traceback.format_exc().splitlines():
-                print(f"# {line}")
-            print(f"not ok {number} - {name}", flush=True)
-    return 1 if failed else 0
+    return tap.run(TESTS)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import traceback
 from pathlib import Path
 from typing import Callable
+
+import tap
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
@@ -186,21 +187,10 @@ def main() -> int:
     if run(["git", "rev-parse", "HEAD"], ROOT).returncode != 0 or not (ROOT / ".git").exists():
         print("TAP version 14\n1..1\nok 1 - dist # SKIP these sources are not a git repository, so there is nothing to clone")
         return 0
-    print(f"TAP version 14\n1..{len(TESTS)}", flush=True)
-    failed = 0
     try:
-        for number, (name, test) in enumerate(TESTS, 1):
-            try:
-                test()
-                print(f"ok {number} - {name}", flush=True)
-            except Exception:  # pylint: disable=broad-except
-                failed += 1
-                for line in traceback.format_exc().splitlines():
-                    print(f"# {line}")
-                print(f"not ok {number} - {name}", flush=True)
+        return tap.run(TESTS)
     finally:
         shutil.rmtree(SCRATCH, ignore_errors=True)
-    return 1 if failed else 0
 
 
 if __name__ == "__main__":

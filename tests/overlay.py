@@ -14,6 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Callable, Optional
 
+import tap
+from tap import Failed, Skip
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 EMBED = ROOT / "boot" / "embed.py"
@@ -42,14 +45,6 @@ OVERLAYS = {
                  "    fragment@4 { target = <&gic>; __overlay__ { x = <&far>; far: y { }; }; }; };",
     "storage": STORAGE.read_text().split("/plugin/;")[1],
 }
-
-
-class Failed(Exception):
-    """A test's reason to fail."""
-
-
-class Skip(Exception):
-    """A test's reason not to be run."""
 
 
 def tool() -> tuple[list[str], dict[str, str]]:
@@ -183,6 +178,12 @@ def refuses(directory: Path) -> None:
         expect(embed(*arguments), 2, "error:")
 
 
+def in_a_directory(test: Callable[[Path], None]) -> None:
+    """Runs a test with a directory of its own."""
+    with tempfile.TemporaryDirectory() as directory:
+        test(Path(directory))
+
+
 def main() -> int:
     """Runs all tests, as TAP."""
     tests: list[tuple[str, Callable[[Path], None]]] = [
@@ -190,19 +191,7 @@ def main() -> int:
         ("what cannot be embedded is refused", refuses),
         *((f"as fdtoverlay has it: {name}", lambda path, name=name: same_as_fdtoverlay(name, path)) for name in OVERLAYS),
     ]
-    failed = 0
-    print(f"1..{len(tests)}")
-    for number, (name, test) in enumerate(tests, 1):
-        with tempfile.TemporaryDirectory() as directory:
-            try:
-                test(Path(directory))
-                print(f"ok {number} - {name}", flush=True)
-            except Skip as why:
-                print(f"ok {number} - {name} # SKIP {why}", flush=True)
-            except (Failed, OSError, subprocess.SubprocessError) as why:
-                failed += 1
-                print(f"not ok {number} - {name}\n# " + str(why).replace("\n", "\n# "), flush=True)
-    return 1 if failed else 0
+    return tap.run([(name, lambda test=test: in_a_directory(test)) for name, test in tests])
 
 
 if __name__ == "__main__":
