@@ -756,8 +756,6 @@ def dist_steps() -> Iterator[Step]:
     """Makes the release archive twice."""
     yield Step("dist", [sys.executable, "tests/dist.py"], 900, read_tap, needs=["git"])
 
-    return read
-
 
 # What Linux must not see of the machine with 512 MiB: the beginning of the image, and the tag storage.
 # A panic is seen from the first line on, and ends the run.
