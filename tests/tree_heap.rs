@@ -2,10 +2,10 @@
 //! The heap that a tree takes stays below what is said before, and the stack below what boots
 //! have. One test, because the allocator counts for the whole program.
 
+#[path = "fuzz/src/heap.rs"]
+mod heap;
 mod trees;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use tagstash::addr::{PhysAddr, PhysRange};
 use tagstash::dtb::blob::{Blob, MAX_DEPTH, MAX_ITEMS};
@@ -16,42 +16,9 @@ use tagstash::dtb::read::{console, read};
 use tagstash::tags::binding::regions;
 use trees::{Tree, fvp, node, virt};
 
-/// Counts bytes in use, each allocation as an allocator with a header and 16-byte alignment
-/// would.
-struct Counting;
-
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-fn cost(layout: Layout) -> usize {
-    layout.size().next_multiple_of(16)
-}
-
-// SAFETY: the system's allocator does the work; this only counts.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = IN_USE.fetch_add(cost(layout), Relaxed) + cost(layout);
-        PEAK.fetch_max(now, Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(cost(layout), Relaxed);
-        // SAFETY: the pointer came from `alloc` above, that is from the system's allocator.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 /// Most heap in use during `work`, over what was in use before.
 fn peak<T>(work: impl FnOnce() -> T) -> usize {
-    let before = IN_USE.load(Relaxed);
-    PEAK.store(before, Relaxed);
-    drop(work());
-    PEAK.load(Relaxed) - before
+    heap::peak(work).1
 }
 
 fn root() -> Tree {
