@@ -101,7 +101,8 @@ impl PhysRange {
     /// Says whether `address` lies in the range.
     #[inline(always)]
     pub const fn contains(&self, address: PhysAddr) -> bool {
-        self.start.0 <= address.0 && address.0 < self.end.0
+        // One compare: below the start is far above, modulo 2^64.
+        address.0.wrapping_sub(self.start.0) < self.end.0.wrapping_sub(self.start.0)
     }
 
     /// Says whether all of `other` lies in the range.

@@ -99,7 +99,7 @@ extern "C" fn boot(tree: u64, next_table: u64) -> ! {
 
     hide_mte(&options);
     let policy = Policy { verify: options.verify, tags_hidden: hide::hidden() };
-    serve(regions, &carve_out, ram, cpus, policy);
+    serve(regions, &carve_out, ram, cpus, policy, options.mops);
 
     let tree = place_guest_tree(&mut stage1, &mut space, blob, &tree, &hidden);
     place_kernel(&payload, kernel);
@@ -245,7 +245,7 @@ fn count_cpus(tree: &BootTree) -> usize {
     if tree.cpus.len() > cpus {
         warn!(
             "the device tree has {} CPUs: those after the first {} cannot be started; build the \
-             shim with a larger MAX_CPUS (el2/percpu.rs)",
+             shim with a larger MAX_CPUS (platform.rs)",
             tree.cpus.len(),
             percpu::MAX_CPUS
         );
@@ -551,7 +551,14 @@ fn mebibytes(ram: &GuestRam) -> u64 {
 }
 
 /// Begins to serve hypercalls.
-fn serve(regions: Regions, carve_out: &CarveOut, ram: GuestRam, cpus: usize, policy: Policy) {
+fn serve(
+    regions: Regions,
+    carve_out: &CarveOut,
+    ram: GuestRam,
+    cpus: usize,
+    policy: Policy,
+    mops: bool,
+) {
     let start = carve_out.metadata.start().0 as *mut u8;
     let Some(base) = NonNull::new(start) else { stop("metadata at address 0") };
     // SAFETY: These bytes are mapped, page aligned, and belong to the shim for this purpose.
@@ -559,14 +566,10 @@ fn serve(regions: Regions, carve_out: &CarveOut, ram: GuestRam, cpus: usize, pol
         base.write_bytes(0, carve_out.metadata.len() as usize);
         Metadata::from_zeroed(base, &regions)
     };
-    let lse = features::lse();
     let (frames, blocks) = (regions.frames(), regions.blocks());
     let service = Service::new(regions, metadata, ram, cpus, cache::Machine);
-    calls::init(service.with_policy(policy), lse);
-    info!(
-        "service: {frames} frames in {blocks} blocks, dormant, {}",
-        if lse { "atomics" } else { "exclusives" }
-    );
+    let instructions = calls::init(service.with_policy(policy), mops);
+    info!("service: {frames} frames in {blocks} blocks, dormant, {instructions}");
 }
 
 /// Makes the guest's copy of the device tree and returns its address.

@@ -58,6 +58,8 @@ pub struct Options {
     pub hide_mte: bool,
     /// The most address bits that the guest's map spans.
     pub pa_bits: Option<PaBits>,
+    /// Pages are copied by FEAT_MOPS where the CPUs have it.
+    pub mops: bool,
 }
 
 impl Default for Options {
@@ -68,6 +70,7 @@ impl Default for Options {
             verify: false,
             hide_mte: false,
             pa_bits: None,
+            mops: true,
         }
     }
 }
@@ -113,6 +116,8 @@ const WORDS: &[Word] = &[
     word("pa-bits", Is("42"), |options| options.pa_bits = Some(PaBits::Bits42)),
     word("pa-bits", Is("44"), |options| options.pa_bits = Some(PaBits::Bits44)),
     word("pa-bits", Is("48"), |options| options.pa_bits = Some(PaBits::Bits48)),
+    word("mops", Is("on"), |options| options.mops = true),
+    word("mops", Is("off"), |options| options.mops = false),
     // The test guest reads it.
     word("test", Value::Any, |_| {}),
 ];
@@ -336,6 +341,8 @@ mod tests {
             ("tagstash.pa-bits=42", bits(PaBits::Bits42)),
             ("tagstash.pa-bits=44", bits(PaBits::Bits44)),
             ("tagstash.pa-bits=48", bits(PaBits::Bits48)),
+            ("tagstash.mops=on", Options::default()),
+            ("tagstash.mops=off", with(|o| o.mops = false)),
             ("tagstash.test=anything", Options::default()),
             ("tagstash.test", Options::default()),
         ];
@@ -368,7 +375,7 @@ mod tests {
 
     const ALL: &str = "there are tagstash.off tagstash.log=error|warn|info|debug \
         tagstash.verify=on|off tagstash.mte=hide|show tagstash.pa-bits=32|36|40|42|44|48 \
-        tagstash.test=TEXT";
+        tagstash.mops=on|off tagstash.test=TEXT";
 
     #[test]
     fn bad_words_are_named_and_change_nothing() {
@@ -397,6 +404,7 @@ mod tests {
                 "tagstash.pa-bits=99999999999999999999",
                 pa_bits,
             ),
+            ("tagstash.mops", "tagstash.mops", "tagstash.mops=on|off"),
             // What cannot be printed does not disturb the console.
             ("tagstash.log=\x1b[2J", "tagstash.log=\\u{1b}[2J", log),
             ("tagstash.mte=\u{85}", "tagstash.mte=\\u{85}", mte),

@@ -11,6 +11,9 @@ use crate::addr::{PhysAddr, PhysRange};
 /// needs few steps: half a page.)
 pub const CHUNK: u64 = if cfg!(loom) { 2048 } else { 256 };
 
+/// Most CPUs that are served.
+pub const MAX_CPUS: usize = 8;
+
 /// An external abort ended a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyFault;

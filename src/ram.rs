@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Guest RAM, and the check that turns what the guest says into an address that is in it.
 
-use crate::addr::{PhysAddr, PhysRange};
+use crate::addr::{PAGE_SIZE, PhysAddr, PhysRange};
 use alloc::vec::Vec;
 
 /// The ranges of memory that belong to the guest: the memory nodes less every `no-map`
@@ -48,10 +48,11 @@ impl GuestRam {
         self.ranges.iter().map(move |r| r.intersection(&range)).filter(|part| !part.is_empty())
     }
 
-    /// Says whether the page at `address`, page aligned, is guest RAM.
-    #[inline]
+    /// Says whether there is a page at `address`, page aligned, and it is guest RAM.
+    #[inline(always)]
     pub fn has_page(&self, address: PhysAddr) -> bool {
-        self.check(address, crate::addr::PAGE_SIZE).is_some()
+        // Whole pages: what holds the first byte holds all.
+        address.is_aligned(PAGE_SIZE) && self.ranges.iter().any(|r| r.contains(address))
     }
 
     /// Returns the range at `address` if all of its `length` bytes are guest RAM; `None` also
@@ -69,7 +70,7 @@ impl GuestRam {
 
 /// `range` less `hole`, in whole pages: no, one or two ranges.
 fn without(range: &PhysRange, hole: &PhysRange) -> impl Iterator<Item = PhysRange> + use<> {
-    let page = crate::addr::PAGE_SIZE;
+    let page = PAGE_SIZE;
     let cut_start = PhysAddr(hole.start().0 & !(page - 1));
     // A hole that ends in the last page of the address space has no end to round up to.
     let cut_end = hole

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""Checks the firmware's ELF file: from the function that serves hypercalls with LSE, no exclusive load or store is reached.
+"""Checks the firmware's ELF file: from the functions that serve hypercalls with LSE, no exclusive load or store is reached.
 
 Where there are tags there is LSE, and with it a claim's `fetch_add` is one instruction that cannot fail. That holds only as long as all
-of the service is inlined into that one function, or into functions that are compiled for LSE too, which the compiler does not
+of the service is inlined into these functions, or into others that are compiled for LSE too, which the compiler does not
 promise. So the machine code is walked: every word of each function that can be called from there, except those that end in a panic.
 Prints one TAP line.
 """
@@ -14,7 +14,18 @@ import struct
 import sys
 from pathlib import Path
 
-ROOT_NAME = "serve_with_lse"
+ROOT_NAMES = (
+    "get_with_lse",
+    "get_page_by_pairs",
+    "get_page_with_mops",
+    "put_page_by_pairs",
+    "put_page_with_mops",
+    "flush_page_with_lse",
+    "flush_found_page",
+    "reclaim_with_lse",
+    "reclaim_page",
+    "serve_with_lse",
+)
 # Ways out of which nothing returns: what they execute does not matter.
 ENDS = ("panicking", "slice_index_fail", "panic_fmt")
 # A serving function without a single one of these proves that the wrong thing was looked at.
@@ -66,9 +77,13 @@ def check(path: Path) -> list[str]:
     elf = path.read_bytes()
     base, code = text(elf)
     symbols = functions(elf)
-    start = [address for address, _, name in symbols if ROOT_NAME in name]
-    if len(start) != 1:
-        return [f"{len(start)} functions are called {ROOT_NAME}; there should be one"]
+    start = []
+    for root in ROOT_NAMES:
+        # With its length before it, as names are mangled.
+        found = [address for address, _, name in symbols if f"{len(root)}{root}" in name]
+        if len(found) != 1:
+            return [f"{len(found)} functions are called {root}; there should be one"]
+        start += found
     by_address = {address: (size, name) for address, size, name in symbols}
     waiting, seen, wrong, atomics = list(start), set(start), [], 0
     while waiting:
@@ -88,7 +103,7 @@ def check(path: Path) -> list[str]:
                 waiting.append(target)
     if not atomics:
         wrong.append("no LSE atomic instruction is reached: this is not the service")
-    print(f"# {len(seen)} functions are reached from {ROOT_NAME}, with {atomics} atomic instructions")
+    print(f"# {len(seen)} functions are reached from {len(ROOT_NAMES)}, with {atomics} atomic instructions")
     return wrong
 
 

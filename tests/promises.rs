@@ -557,8 +557,8 @@ fn p10_a_set_gives_up_ways_evenly_to_a_contiguous_run_of_tagged_memory() {
     on(Layout::one(256, PAGE_SIZE), |cpu, dram, pages| {
         cpu.activate(0);
         let pool = cpu.create_pool(12);
-        // 15 of 16 ways of every set in tags: puts are still never refused.
-        cpu.reclaim(pages[0], 240 * 32);
+        // 7 of 8 ways of every set in tags: puts are still never refused.
+        cpu.reclaim(pages[0], 224 * 32);
         for index in 0..500 {
             fill(dram, pages[0], PAGE_SIZE, index);
             assert_eq!(cpu.put(pool, (A, index), pages[0]), OK);

@@ -138,11 +138,12 @@ pub fn clean_invalidate_data(range: PhysRange) {
     dsb_sy();
 }
 
-/// This machine, as the service sees it. The instructions need no state.
+/// This machine, as the service sees it, with FEAT_MOPS or without. The instructions need no
+/// state.
 #[derive(Clone, Copy)]
-pub struct Machine;
+pub struct Machine<const MOPS: bool = false>;
 
-impl CacheMaintenance for Machine {
+impl<const MOPS: bool> CacheMaintenance for Machine<MOPS> {
     #[inline(always)]
     fn barrier_inner(&self) {
         dsb_ish();

@@ -14,12 +14,12 @@ use super::cache::Machine;
 use super::guest::Frame;
 use super::registers::ISR_EL1;
 use super::smc::{self, NOT_SUPPORTED, Registers};
-use super::{percpu, psci};
+use super::{features, percpu, psci};
 use aarch64_cpu::registers::CNTPCT_EL0;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use spin::Once;
 use tagstash::events::Kind;
-use tagstash::hypercall::abi::{Function, Reply, is_vendor_hypervisor};
+use tagstash::hypercall::abi::{self, Function, is_vendor_hypervisor};
 use tagstash::hypercall::service::Service;
 use tagstash::platform::Caller;
 use tagstash::ram::GuestRam;
@@ -28,10 +28,15 @@ use tock_registers::interfaces::Readable;
 /// The service, on this machine.
 pub type MachineService = Service<'static, Machine>;
 
+// The calls that have ways of their own, by the low byte of their number.
+const VERSION: u8 = Function::Version as u8;
+const GET: u8 = Function::Get as u8;
+const PUT: u8 = Function::Put as u8;
+const FLUSH_PAGE: u8 = Function::FlushPage as u8;
+const RECLAIM: u8 = Function::Reclaim as u8;
+
 const SMCCC_VERSION: u32 = 0x8000_0000;
 const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
-/// The null call.
-const VERSION: u32 = Function::Version as u32;
 /// SMCCC 1.2: x4-x17 are kept unless they are results.
 const VERSION_1_2: u64 = 0x1_0002;
 const SUCCESS: u64 = 0;
@@ -49,13 +54,50 @@ const IMMEDIATE: u64 = 0xffff;
 
 static SERVICE: Once<MachineService> = Once::new();
 
-/// The CPUs have atomic instructions.
-static LSE: AtomicBool = AtomicBool::new(false);
+/// The service once it serves, if the CPUs have FEAT_LSE. A pointer, so that the fast ways reach
+/// its parts from one register.
+static FAST: AtomicPtr<MachineService> = AtomicPtr::new(core::ptr::null_mut());
 
-/// Begins to serve. `lse` says whether the CPUs have atomic instructions (FEAT_LSE).
-pub fn init(service: MachineService, lse: bool) {
-    LSE.store(lse, Ordering::Relaxed);
-    SERVICE.call_once(|| service);
+/// What all CPUs have that run so far: [`PLAIN`], [`WITH_LSE`] or [`WITH_MOPS`].
+static CPUS: AtomicU32 = AtomicU32::new(PLAIN);
+/// Exclusive loads and stores only.
+const PLAIN: u32 = 0;
+/// Atomic instructions: FEAT_LSE.
+const WITH_LSE: u32 = 1;
+/// Memory copy instructions too: FEAT_MOPS.
+const WITH_MOPS: u32 = 2;
+
+/// What this CPU has.
+fn this_cpu() -> u32 {
+    match (features::lse(), features::mops()) {
+        (false, _) => PLAIN,
+        (true, false) => WITH_LSE,
+        (true, true) => WITH_MOPS,
+    }
+}
+
+/// Begins to serve, with what this CPU has; without memory copy instructions unless `mops`. Returns
+/// what that is, in words.
+pub fn init(service: MachineService, mops: bool) -> &'static str {
+    let cpus = this_cpu().min(if mops { WITH_MOPS } else { WITH_LSE });
+    CPUS.store(cpus, Ordering::Relaxed);
+    let service = SERVICE.call_once(|| service);
+    if cpus >= WITH_LSE {
+        FAST.store(core::ptr::from_ref(service).cast_mut(), Ordering::Release);
+    }
+    match cpus {
+        PLAIN => "exclusives",
+        WITH_LSE => "atomics",
+        _ => "atomics and memory copies",
+    }
+}
+
+/// Takes note of what this CPU has, before it runs the guest: no CPU is served with instructions
+/// that it lacks.
+pub fn join() {
+    if CPUS.fetch_min(this_cpu(), Ordering::Relaxed) > PLAIN && this_cpu() == PLAIN {
+        FAST.store(core::ptr::null_mut(), Ordering::Relaxed);
+    }
 }
 
 /// What is guest RAM, once there is a guest.
@@ -117,39 +159,99 @@ pub extern "C" fn call(frame: &mut Frame, esr: u64) {
         frame.step_over();
     }
     let function = frame.x[0] as u32;
-    if !is_vendor_hypervisor(function) || esr & IMMEDIATE != 0 {
+    let own = if esr & IMMEDIATE == 0 { abi::own(function) } else { None };
+    // SAFETY: `init` stores the address of what lives for ever and is not changed.
+    let service = unsafe { FAST.load(Ordering::Acquire).as_ref() };
+    let (Some(own), Some(service)) = (own, service) else {
         return others(frame, esr, function);
+    };
+    if own == VERSION {
+        return frame.answer(service.version());
     }
-    let Some(service) = SERVICE.get() else { return };
-    if function == VERSION {
-        let Reply(results) = service.call(&Guest(frame), &[VERSION.into(), 0, 0, 0, 0, 0, 0, 0]);
-        frame.x[..4].copy_from_slice(&results);
-    } else if LSE.load(Ordering::Relaxed) {
-        // SAFETY: `init` was told that the CPUs have FEAT_LSE.
-        unsafe { serve_with_lse(service, frame) }
-    } else {
-        serve_without_lse(service, frame);
+    // SAFETY: All CPUs have FEAT_LSE.
+    unsafe {
+        match own {
+            GET => get_with_lse(service, frame),
+            RECLAIM => reclaim_with_lse(service, frame),
+            PUT if CPUS.load(Ordering::Relaxed) == WITH_MOPS => put_page_with_mops(service, frame),
+            PUT => put_page_by_pairs(service, frame),
+            FLUSH_PAGE => flush_page_with_lse(service, frame),
+            _ => serve_with_lse(service, frame),
+        }
     }
 }
 
-/// Serves with atomic instructions: their read-modify-writes are one instruction, which cannot
-/// fail and never waits.
+/// Makes functions that serve a call if they can, and otherwise go on with another one. Each is for
+/// calls that are made often, so that these save no more registers than they need. With atomic
+/// instructions read-modify-writes are one instruction, which cannot fail and never waits.
+macro_rules! often {
+    ($($name:ident = |$service:ident, $caller:ident, $args:ident| $reply:expr, else $other:ident;)*) => {
+        $(
+            #[target_feature(enable = "lse")]
+            #[inline(never)]
+            fn $name($service: &MachineService, frame: &mut Frame) {
+                let Some($args) = frame.x.first_chunk::<8>() else { return };
+                let $caller = &Guest(frame);
+                match $reply {
+                    Some(reply) => frame.answer(reply),
+                    None => $other($service, frame),
+                }
+            }
+        )*
+    };
+}
+
+/// With the memory copy instructions, and without.
+const MOPS: Machine<true> = Machine;
+const NO_MOPS: Machine<false> = Machine;
+
+often! {
+    get_with_lse = |service, caller, args|
+        service.serve_nothing(Function::Get, caller, args), else get_page;
+    get_page_by_pairs = |service, caller, args|
+        service.serve_page(Function::Get, &NO_MOPS, caller, args), else serve_with_lse;
+    get_page_with_mops = |service, caller, args|
+        service.serve_page(Function::Get, &MOPS, caller, args), else serve_with_lse;
+    put_page_by_pairs = |service, caller, args|
+        service.serve_page(Function::Put, &NO_MOPS, caller, args), else serve_with_lse;
+    put_page_with_mops = |service, caller, args|
+        service.serve_page(Function::Put, &MOPS, caller, args), else serve_with_lse;
+    flush_page_with_lse = |service, caller, args|
+        service.serve_nothing(Function::FlushPage, caller, args), else flush_found_page;
+    flush_found_page = |service, caller, args|
+        service.serve_page(Function::FlushPage, &NO_MOPS, caller, args), else serve_with_lse;
+    reclaim_with_lse = |service, caller, args|
+        service.serve_nothing(Function::Reclaim, caller, args), else reclaim_page;
+    reclaim_page = |service, caller, args|
+        service.serve_page(Function::Reclaim, &NO_MOPS, caller, args), else serve_with_lse;
+}
+
+/// Copies a page out by what the CPUs have.
 #[target_feature(enable = "lse")]
+fn get_page(service: &MachineService, frame: &mut Frame) {
+    match CPUS.load(Ordering::Relaxed) {
+        WITH_MOPS => get_page_with_mops(service, frame),
+        _ => get_page_by_pairs(service, frame),
+    }
+}
+
+/// Serves the other calls with atomic instructions.
+#[target_feature(enable = "lse")]
+#[inline(never)]
 fn serve_with_lse(service: &MachineService, frame: &mut Frame) {
-    serve(service, frame);
+    serve_any(service, frame);
 }
 
 /// Serves with exclusive loads and stores, on CPUs before Armv8.1. None has MTE.
 #[inline(never)]
 fn serve_without_lse(service: &MachineService, frame: &mut Frame) {
-    serve(service, frame);
+    serve_any(service, frame);
 }
 
 #[inline(always)]
-fn serve(service: &MachineService, frame: &mut Frame) {
+fn serve_any(service: &MachineService, frame: &mut Frame) {
     if let Some(args) = frame.x.first_chunk::<8>() {
-        let Reply(results) = service.call(&Guest(frame), args);
-        frame.x[..4].copy_from_slice(&results);
+        frame.answer(service.call(&Guest(frame), args));
     }
 }
 
@@ -164,6 +266,13 @@ fn others(frame: &mut Frame, esr: u64, function: u32) {
     };
     if esr & IMMEDIATE != 0 {
         registers[0] = NOT_SUPPORTED;
+        return;
+    }
+    if is_vendor_hypervisor(function) {
+        // UID and revision, numbers that are nobody's, and all on CPUs before Armv8.1.
+        if let Some(service) = SERVICE.get() {
+            serve_without_lse(service, frame);
+        }
         return;
     }
     match function {

@@ -5,6 +5,7 @@ use super::registers::{FPMR, GCSCR_EL1, GCSCRE0_EL1, SCTLR2_EL1, SVCR, TPIDR2_EL
 use super::{cache, calls, cpu_controls, features, percpu, stage2};
 use aarch64_cpu::registers::*;
 use tagstash::events::Kind;
+use tagstash::hypercall::abi::Reply;
 
 /// What the vectors save of an interrupted program, on the stack of its CPU. `vectors` holds
 /// the assembly to this layout.
@@ -30,6 +31,13 @@ impl Frame {
     pub fn is_el1(&self) -> bool {
         // M[4:0] is EL1t or EL1h.
         self.spsr & (MODE & !1) == EL1T
+    }
+
+    /// Puts the results of a call where the guest finds them.
+    #[inline(always)]
+    pub fn answer(&mut self, reply: Reply) {
+        let Reply([x0, x1, x2, x3]) = reply;
+        [self.x[0], self.x[1], self.x[2], self.x[3]] = [x0, x1, x2, x3];
     }
 
     /// Goes on after the instruction that was trapped, as executing it would.
@@ -153,6 +161,7 @@ pub fn enter(event: Kind, entry: u64, argument: u64) -> ! {
     let here = 0u8;
     let cpu = percpu::number_of(&here);
     let stack_top = percpu::stack_top(cpu).0;
+    calls::join();
     calls::note(cpu, event, entry);
     cpu_controls::apply();
     stage2::activate();

@@ -12,9 +12,7 @@
 
 use core::cell::UnsafeCell;
 use tagstash::addr::{PAGE_SIZE, PhysAddr, PhysRange};
-
-/// Most CPUs that are served.
-pub const MAX_CPUS: usize = 8;
+pub use tagstash::platform::MAX_CPUS;
 
 /// Bytes of one CPU's slot. A power of two, so that the vectors can tell the guard page by
 /// bits of SP.

@@ -16,6 +16,15 @@ const OWNER_SHIFT: u32 = 24;
 /// Owner: vendor-specific hypervisor service.
 const OWNER_VENDOR_HYP: u32 = 6;
 
+/// What all numbers of this service's own functions share: all but their low byte.
+const OWN: u32 = (Function::Version as u32) >> 8;
+
+/// The low byte of `function`, if it is one of this service's own: a cheap way to tell them apart.
+#[inline(always)]
+pub const fn own(function: u32) -> Option<u8> {
+    if (function & !SVE_HINT) >> 8 == OWN { Some(function as u8) } else { None }
+}
+
 /// Says whether a function number belongs to the vendor-specific hypervisor service, of which
 /// the shim answers every number.
 pub const fn is_vendor_hypervisor(function: u32) -> bool {

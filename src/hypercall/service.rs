@@ -10,10 +10,10 @@ use crate::stash::key::{MAX_PARTS, Object};
 use crate::stash::metadata::Metadata;
 use crate::stash::pool::{POOLS, PageSize, Pool, PoolError, PoolId};
 use crate::stash::stats::{CpuStats, Statistic, Stats};
-use crate::stash::{Get, Put, Stash};
+use crate::stash::{Get, Page, Put, Stash};
 use crate::sync::{AtomicU32, Ordering};
 use crate::tags::geometry::Regions;
-use crate::tags::ledger::{Ledger, Progress};
+use crate::tags::ledger::{Ledger, Progress, TaggedPage};
 
 /// Most pages in a run of PUT or GET: their results are bits of one register.
 const MAX_RUN: u64 = 64;
@@ -154,35 +154,170 @@ impl<'a, P: Platform> Service<'a, P> {
 
     /// Serves one call: `args` are `x0`-`x7`. A number that is not in the ABI is
     /// [`Status::NotSupported`].
-    ///
-    /// Inlined whole into its caller, which chooses the instructions that the atomics compile
-    /// to.
     #[inline(always)]
     pub fn call(&self, caller: &impl Caller, args: &[u64; 8]) -> Reply {
-        let Some(function) = Function::decode(args[0] as u32) else {
-            return Reply::of(Status::NotSupported);
-        };
+        match Function::decode(args[0] as u32) {
+            Some(function) => self.serve(function, &self.platform, caller, args),
+            None => Reply::of(Status::NotSupported),
+        }
+    }
+
+    /// Serves one call of a function that is decoded already.
+    ///
+    /// Inlined whole into its caller, which chooses the instructions that the atomics compile
+    /// to, and who names one function gets the code of that function alone. `platform` is the
+    /// same machine as the service's own, by other instructions perhaps.
+    #[inline(always)]
+    pub fn serve(
+        &self,
+        function: Function,
+        platform: &impl Platform,
+        caller: &impl Caller,
+        args: &[u64; 8],
+    ) -> Reply {
         let stats = self.stats.of(caller.cpu());
         let result = match function {
             Function::Version => Ok(self.version()),
-            Function::Put => self.put(args, caller, stats),
-            Function::Get => self.get(args, caller, stats),
-            Function::Reclaim => self.reclaim(args, caller, stats),
-            Function::Release => self.release(args, caller, stats),
+            Function::Put => self.put(args, platform, caller, stats),
+            Function::Get => self.get(args, platform, caller, stats),
+            Function::Reclaim => self.reclaim(args, platform, caller, stats),
+            Function::Release => self.release(args, platform, caller, stats),
             Function::FlushPage => self.flush_page(args, caller, stats),
             Function::FlushObject => self.flush_object(args, stats),
             Function::FlushPool => self.flush_pool(args, stats),
-            _ => self.rare(function, args, caller, stats),
+            _ => self.rare(function, args, platform, caller, stats),
         };
         result.unwrap_or_else(Reply::of)
     }
 
-    /// The calls whose speed does not matter. Inlined all the same: see [`call`](Self::call).
+    /// Serves a call as kernels mostly make it: right, for one page, of a pool of 4 KiB pages.
+    /// `None`, and nothing is changed, if it is not that simple, and for other functions:
+    /// [`serve`](Self::serve) does any.
+    ///
+    /// Inlined as that is.
+    #[inline(always)]
+    pub fn serve_page(
+        &self,
+        function: Function,
+        platform: &impl Platform,
+        caller: &impl Caller,
+        args: &[u64; 8],
+    ) -> Option<Reply> {
+        const GOOD: Reply = Reply::with([1, 1, 0]);
+        let stats = self.stats.of(caller.cpu());
+        if function == Function::Reclaim {
+            return self.reclaim_page(args, platform, stats);
+        }
+        let (pool, object, index) = self.usual_page(args)?;
+        let page = Page::new(&pool, object, index);
+        if function == Function::FlushPage {
+            self.stash.flush_page(&page, 1, stats);
+            return Some(Reply::with([1, 0, 0]));
+        }
+        let address = self.page_address(args)?;
+        let odd = match function {
+            Function::Put => match self.stash.put_page(&page, 1, address, platform, stats) {
+                Put::Kept => return Some(GOOD),
+                Put::Refused => return Some(Reply::new(Status::NotCached, [1, 0, 0])),
+                Put::Fault => (Kind::CopyFault, Status::CopyFault),
+            },
+            Function::Get => match self.stash.get_page(&page, 1, address, platform, stats) {
+                Get::Hit => return Some(GOOD),
+                Get::Miss => return Some(Reply::new(Status::Miss, [1, 0, 0])),
+                Get::Mismatch => (Kind::Mismatch, Status::Miss),
+                Get::Fault => (Kind::CopyFault, Status::CopyFault),
+            },
+            _ => return None,
+        };
+        self.note(caller, odd.0, address.0);
+        Some(Reply::new(odd.1, [1, 0, 0]))
+    }
+
+    /// Serves such a call if it has next to nothing to do: a get of a page that is not there, its
+    /// flush, a reclaim of a page that is claimed. `None`, and nothing is changed, if there may be
+    /// more to do, and for other functions.
+    ///
+    /// Inlined as [`serve`](Self::serve) is, into a function that needs few registers.
+    #[inline(always)]
+    pub fn serve_nothing(
+        &self,
+        function: Function,
+        caller: &impl Caller,
+        args: &[u64; 8],
+    ) -> Option<Reply> {
+        let stats = || self.stats.of(caller.cpu());
+        match function {
+            Function::Get => {
+                let (pool, object, index) = self.usual_page(args)?;
+                self.page_address(args)?;
+                let page = Page::new(&pool, object, index);
+                let misses = self.stash.misses(&page, Statistic::Gets, stats());
+                misses.then_some(Reply::new(Status::Miss, [1, 0, 0]))
+            }
+            Function::FlushPage => {
+                let (pool, object, index) = self.usual_page(args)?;
+                let page = Page::new(&pool, object, index);
+                let misses = self.stash.misses(&page, Statistic::PageFlushes, stats());
+                misses.then_some(Reply::with([1, 0, 0]))
+            }
+            Function::Reclaim => {
+                let page = self.claimable_page(args)?;
+                // A page that is claimed is guest RAM, and tags are not hidden.
+                if !self.ledger.is_claimed(&page) {
+                    return None;
+                }
+                stats().add(Statistic::ClaimsHeld, 1);
+                Some(Reply::with([1, 0, 0]))
+            }
+            _ => None,
+        }
+    }
+
+    /// The page that a call names, if it is one, of a pool of 4 KiB pages.
+    #[inline(always)]
+    fn usual_page(&self, args: &[u64; 8]) -> Option<(Pool, Object, u64)> {
+        let [_, pool, o0, o1, o2, index, _, 1] = *args else { return None };
+        let pool = self.stash.usual_pool(pool)?;
+        Some((pool, Object { pool: pool.id, words: [o0, o1, o2] }, index))
+    }
+
+    /// The address of one 4 KiB page that PUT or GET names, if it is guest RAM.
+    #[inline(always)]
+    fn page_address(&self, args: &[u64; 8]) -> Option<PhysAddr> {
+        let address = PhysAddr(args[6]);
+        self.ram.has_page(address).then_some(address)
+    }
+
+    /// The page that RECLAIM names, if it is one and has tag storage.
+    #[inline(always)]
+    fn claimable_page(&self, args: &[u64; 8]) -> Option<TaggedPage<'_>> {
+        let (address, 1) = (PhysAddr(args[1]), args[2]) else { return None };
+        self.ledger.page(address).filter(|_| address.is_aligned(PAGE_SIZE))
+    }
+
+    /// RECLAIM of one page that has tag storage.
+    #[inline(always)]
+    fn reclaim_page(
+        &self,
+        args: &[u64; 8],
+        platform: &impl Platform,
+        stats: &CpuStats,
+    ) -> Option<Reply> {
+        let page = self.claimable_page(args)?;
+        if self.tags_hidden() || !self.ram.has_page(PhysAddr(args[1])) {
+            return None;
+        }
+        let changed = self.ledger.claim_page(&page, platform, stats);
+        Some(Reply::with([1, changed, 0]))
+    }
+
+    /// The calls whose speed does not matter. Inlined all the same: see [`serve`](Self::serve).
     #[inline(always)]
     fn rare(
         &self,
         function: Function,
         args: &[u64; 8],
+        platform: &impl Platform,
         caller: &impl Caller,
         stats: &CpuStats,
     ) -> Result<Reply, Fault> {
@@ -199,8 +334,8 @@ impl<'a, P: Platform> Service<'a, P> {
             Function::PoolCreate => self.pool_create(args, caller),
             Function::PoolDestroy => self.pool_destroy(args, caller),
             Function::Query => self.query(args),
-            Function::Activate => self.activate(args, caller),
-            Function::Deactivate => self.deactivate(args, caller, stats),
+            Function::Activate => self.activate(args, platform, caller),
+            Function::Deactivate => self.deactivate(args, platform, caller, stats),
             _ => Err(Status::NotSupported),
         }
     }
@@ -210,8 +345,9 @@ impl<'a, P: Platform> Service<'a, P> {
         self.ledger.regions().frames() > 0
     }
 
+    /// VERSION, the null call.
     #[inline(always)]
-    fn version(&self) -> Reply {
+    pub fn version(&self) -> Reply {
         let regions = self.ledger.regions();
         Reply::with([
             u64::from(VERSION_MAJOR) << 16 | u64::from(VERSION_MINOR),
@@ -346,7 +482,13 @@ impl<'a, P: Platform> Service<'a, P> {
     }
 
     #[inline(always)]
-    fn put(&self, args: &[u64; 8], caller: &impl Caller, stats: &CpuStats) -> Result<Reply, Fault> {
+    fn put(
+        &self,
+        args: &[u64; 8],
+        platform: &impl Platform,
+        caller: &impl Caller,
+        stats: &CpuStats,
+    ) -> Result<Reply, Fault> {
         let run = self.page_run(args, MAX_RUN)?;
         let address = self.run_address(args, &run)?;
         let mut tally = Tally::default();
@@ -355,7 +497,7 @@ impl<'a, P: Platform> Service<'a, P> {
             run.object,
             run.index,
             address,
-            &self.platform,
+            platform,
             stats,
             steps(run.pages, 1, caller),
             |n, put| {
@@ -372,7 +514,13 @@ impl<'a, P: Platform> Service<'a, P> {
     }
 
     #[inline(always)]
-    fn get(&self, args: &[u64; 8], caller: &impl Caller, stats: &CpuStats) -> Result<Reply, Fault> {
+    fn get(
+        &self,
+        args: &[u64; 8],
+        platform: &impl Platform,
+        caller: &impl Caller,
+        stats: &CpuStats,
+    ) -> Result<Reply, Fault> {
         let run = self.page_run(args, MAX_RUN)?;
         let address = self.run_address(args, &run)?;
         let mut tally = Tally::default();
@@ -381,7 +529,7 @@ impl<'a, P: Platform> Service<'a, P> {
             run.object,
             run.index,
             address,
-            &self.platform,
+            platform,
             stats,
             steps(run.pages, 1, caller),
             |n, get| {
@@ -449,7 +597,7 @@ impl<'a, P: Platform> Service<'a, P> {
         if pages == 0 {
             return Err(Status::InvalidParameter);
         }
-        if !address.is_aligned(PAGE_SIZE) || !self.ram.has_page(address) {
+        if !self.ram.has_page(address) {
             return Err(Status::InvalidAddress);
         }
         let range = pages
@@ -466,6 +614,7 @@ impl<'a, P: Platform> Service<'a, P> {
     fn reclaim(
         &self,
         args: &[u64; 8],
+        platform: &impl Platform,
         caller: &impl Caller,
         stats: &CpuStats,
     ) -> Result<Reply, Fault> {
@@ -474,7 +623,7 @@ impl<'a, P: Platform> Service<'a, P> {
             return Ok(Reply::with([args[2], 0, 0]));
         }
         let Progress { pages, changed, .. } =
-            self.ledger.claim(range, &self.ram, &self.platform, caller, stats);
+            self.ledger.claim(range, &self.ram, platform, caller, stats);
         Ok(Reply::with([pages, changed, 0]))
     }
 
@@ -482,6 +631,7 @@ impl<'a, P: Platform> Service<'a, P> {
     fn release(
         &self,
         args: &[u64; 8],
+        platform: &impl Platform,
         caller: &impl Caller,
         stats: &CpuStats,
     ) -> Result<Reply, Fault> {
@@ -490,14 +640,14 @@ impl<'a, P: Platform> Service<'a, P> {
             return Ok(Reply::with([args[2], 0, 0]));
         }
         let Progress { pages, changed, unchanged } =
-            self.ledger.release(range, &self.ram, &self.platform, caller, stats);
+            self.ledger.release(range, &self.ram, platform, caller, stats);
         let status = if unchanged == 0 { Status::Success } else { Status::NotClaimed };
         Ok(Reply::new(status, [pages, changed, 0]))
     }
 
     fn query(&self, args: &[u64; 8]) -> Result<Reply, Fault> {
         let address = PhysAddr(args[1]);
-        if !address.is_aligned(PAGE_SIZE) || !self.ram.has_page(address) {
+        if !self.ram.has_page(address) {
             return Err(Status::InvalidAddress);
         }
         Ok(match self.ledger.query(address).filter(|_| !self.tags_hidden()) {
@@ -519,7 +669,12 @@ impl<'a, P: Platform> Service<'a, P> {
     }
 
     #[inline(always)]
-    fn activate(&self, args: &[u64; 8], caller: &impl Caller) -> Result<Reply, Fault> {
+    fn activate(
+        &self,
+        args: &[u64; 8],
+        platform: &impl Platform,
+        caller: &impl Caller,
+    ) -> Result<Reply, Fault> {
         if args[1] & !ACTIVATE_VERIFY != 0 {
             return Err(Status::InvalidParameter);
         }
@@ -531,7 +686,7 @@ impl<'a, P: Platform> Service<'a, P> {
         self.set_mode(Mode::Activating);
         let mut next = cursor;
         for step in steps(u64::from(end - cursor).min(MAX_BLOCKS), 1, caller) {
-            self.ledger.activate_block(cursor + step as u32, &self.ram, &self.platform);
+            self.ledger.activate_block(cursor + step as u32, &self.ram, platform);
             next = cursor + step as u32 + 1;
         }
         if next == end {
@@ -545,6 +700,7 @@ impl<'a, P: Platform> Service<'a, P> {
     fn deactivate(
         &self,
         args: &[u64; 8],
+        platform: &impl Platform,
         caller: &impl Caller,
         stats: &CpuStats,
     ) -> Result<Reply, Fault> {
@@ -554,7 +710,7 @@ impl<'a, P: Platform> Service<'a, P> {
         self.set_mode(Mode::Deactivating);
         let mut next = cursor;
         for step in steps(u64::from(end - cursor).min(MAX_BLOCKS), 1, caller) {
-            self.ledger.deactivate_block(cursor + step as u32, &self.platform, stats);
+            self.ledger.deactivate_block(cursor + step as u32, platform, stats);
             next = cursor + step as u32 + 1;
         }
         if next == end {

@@ -3,8 +3,10 @@
 //! of each pool and each bucket of objects.
 //!
 //! A page is *fresh* if its stamp is not before the last flush of its pool and of its object.
-//! One 64-bit stamp does three jobs: it tells fresh from flushed, it is the age that eviction
-//! goes by, and it is the mark that all parts of one large page share.
+//! One 64-bit stamp does three jobs: it tells fresh from flushed, it is the mark that all parts
+//! of one large page share, and its low half goes into the frames' state words, where it is the
+//! page's age and what tells it from the frame's other pages. For that last purpose a put draws
+//! one number for each part of its page; its stamp is the first of them.
 //!
 //! Why this is right: a put takes its stamp in its first step, so every put that had returned
 //! before a flush was called has a stamp below the clock that the flush reads, and a get that
@@ -12,14 +14,17 @@
 //! returned draws a later stamp. What overlaps may go either way. Moments only move forward
 //! and are never reset, so nothing that was flushed comes back when a pool id is used again.
 //!
-//! An object has two buckets, by two halves of its hash, and is flushed when both moved: other
-//! objects' flushes seldom hit both.
+//! An object has three buckets, by three pieces of its hash, and is flushed when all have moved:
+//! other objects' flushes seldom hit all three. `docs/performance.md` has what that is worth.
 
-use super::key::Object;
+use super::key::{FACTOR, Object, fold};
 use super::metadata::Metadata;
 use super::pool::{POOLS, PoolId};
 use crate::sync::{AtomicU64, Ordering};
-use alloc::vec::Vec;
+
+/// When a page was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp(pub u64);
 
 /// The stamp of the next put, on cache lines of its own: every put writes it.
 #[derive(Debug)]
@@ -30,20 +35,20 @@ struct Clock(AtomicU64);
 #[derive(Debug)]
 pub struct Epochs<'a> {
     clock: Clock,
-    pools: Vec<AtomicU64>,
+    pools: [AtomicU64; POOLS],
     /// At least one.
     objects: &'a [AtomicU64],
 }
 
-/// The moment before which pages of an object are flushed, as a call saw it at its start.
+/// The moment before which pages of an object are flushed, as a call saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Horizon(u64);
 
 impl Horizon {
     /// Says whether a page with this stamp has not been flushed.
     #[inline(always)]
-    pub fn is_fresh(self, stamp: u64) -> bool {
-        stamp >= self.0
+    pub fn is_fresh(self, stamp: Stamp) -> bool {
+        stamp.0 >= self.0
     }
 }
 
@@ -52,23 +57,25 @@ impl<'a> Epochs<'a> {
     pub fn new(metadata: &Metadata<'a>) -> Epochs<'a> {
         Epochs {
             clock: Clock(AtomicU64::new(0)),
-            pools: (0..POOLS).map(|_| AtomicU64::new(0)).collect(),
+            pools: core::array::from_fn(|_| AtomicU64::new(0)),
             objects: metadata.moments(),
         }
     }
 
-    /// Draws the stamp of a put. Stamps are unique.
+    /// Draws as many numbers for a put as its page has parts: its stamp, and those that follow.
+    /// No other put has any of them.
     #[inline(always)]
-    pub fn stamp(&self) -> u64 {
-        self.clock.0.fetch_add(1, Ordering::Relaxed)
+    pub fn stamp(&self, parts: u32) -> Stamp {
+        Stamp(self.clock.0.fetch_add(parts.into(), Ordering::Relaxed))
     }
 
-    /// The horizon of an object, given its hash: a get takes it in its first step.
+    /// The horizon of an object, given its hash, as of now. A flush that had returned before the
+    /// caller was called is in it, and it may hold later ones.
     #[inline(always)]
     pub fn horizon(&self, object: &Object, hash: u64) -> Horizon {
-        let [first, second] = self.buckets(hash).map(|bucket| bucket.load(Ordering::Relaxed));
+        let [a, b, c] = self.buckets(hash).map(|bucket| bucket.load(Ordering::Relaxed));
         let pool = self.pool(object.pool).load(Ordering::Relaxed);
-        Horizon(first.min(second).max(pool))
+        Horizon(a.min(b).min(c).max(pool))
     }
 
     /// Flushes an object, given its hash.
@@ -92,9 +99,13 @@ impl<'a> Epochs<'a> {
     }
 
     #[inline(always)]
-    fn buckets(&self, hash: u64) -> [&'a AtomicU64; 2] {
-        let count = self.objects.len() as u64;
-        [hash >> 32, hash & 0xffff_ffff].map(|half| &self.objects[((half * count) >> 32) as usize])
+    fn buckets(&self, hash: u64) -> [&'a AtomicU64; 3] {
+        let (count, hash) = (self.objects.len() as u64, fold(hash, FACTOR));
+        [0, 21, 42].map(|shift| {
+            // Fewer than 2^32 buckets: half a hash times that fits 64 bits.
+            let half = hash.rotate_right(shift) >> 32;
+            &self.objects[(half.wrapping_mul(count) >> 32) as usize]
+        })
     }
 }
 
@@ -102,6 +113,7 @@ impl<'a> Epochs<'a> {
 mod tests {
     use super::*;
     use crate::stash::metadata::MetadataBuffer;
+    use std::vec::Vec;
 
     const A: Object = Object { pool: PoolId(1), words: [1, 2, 3] };
     const B: Object = Object { pool: PoolId(1), words: [1, 2, 4] };
@@ -113,15 +125,15 @@ mod tests {
         let buffer = MetadataBuffer::with_frames(4096);
         let epochs = Epochs::new(&buffer.metadata());
         let fresh = |object: &Object, stamp| epochs.horizon(object, object.hash()).is_fresh(stamp);
-        let old = epochs.stamp();
+        let old = epochs.stamp(1);
         assert!(fresh(&A, old) && fresh(&B, old) && fresh(&C, old));
         epochs.flush_object(A.hash());
         assert!(!fresh(&A, old) && fresh(&B, old) && fresh(&C, old));
-        let new = epochs.stamp();
-        assert!(new > old && fresh(&A, new));
+        let new = epochs.stamp(1);
+        assert!(new.0 > old.0 && fresh(&A, new));
         epochs.flush_pool(A.pool);
         assert!(!fresh(&A, new) && !fresh(&B, new) && fresh(&C, new));
-        assert!(fresh(&A, epochs.stamp()));
+        assert!(fresh(&A, epochs.stamp(1)));
     }
 
     /// A file system that evicts inodes all the time, one for every four pages that are put,
@@ -133,12 +145,12 @@ mod tests {
             let epochs = Epochs::new(&buffer.metadata());
             let object = |n: u64| Object { pool: PoolId(1), words: [n, 7, 0] };
             // As many puts as a full stash holds, oldest first.
-            let stamps: Vec<u64> = (0..u64::from(frames))
+            let stamps: Vec<Stamp> = (0..u64::from(frames))
                 .map(|n| {
                     if n % 4 == 0 {
                         epochs.flush_object(object(1 << 40 | n).hash());
                     }
-                    epochs.stamp()
+                    epochs.stamp(1)
                 })
                 .collect();
             let fresh = (0..)

@@ -23,11 +23,13 @@ pub struct Object {
 impl Object {
     /// Hashes the object. Equal objects have equal hashes; nothing is ever decided on a hash
     /// alone, except that a flush of one object may drop another's pages.
+    ///
+    /// The pool's bits are low ones; [`fold`] the result before bits of it are used.
     #[inline(always)]
     pub fn hash(&self) -> u64 {
         let [a, b, c] = self.words;
-        fold(a ^ 0x9e37_79b9_7f4a_7c15, b ^ 0xd1b5_4a32_d192_ed03)
-            ^ fold(c ^ 0x8cb9_2ba7_2f3d_8dd7, 0xaef1_7502_108e_f2d9 ^ u64::from(self.pool.0))
+        let words = fold(a ^ FACTOR, b.rotate_right(17) ^ FACTOR);
+        words.wrapping_add(c.wrapping_mul(FACTOR)) ^ u64::from(self.pool.0)
     }
 }
 
@@ -43,11 +45,10 @@ pub struct PartKey {
 }
 
 impl PartKey {
-    /// Hashes the part, given the hash of its object.
+    /// Hashes the part, given the hash of its object. All bits are good.
     #[inline(always)]
     pub fn hash(&self, object_hash: u64) -> u64 {
-        let seed = object_hash.wrapping_add(u64::from(self.part) << 56);
-        fold(seed ^ 0xe703_7ed1_a0b4_28db, self.index ^ 0xa076_1d64_78bd_642f)
+        fold(object_hash.wrapping_add(u64::from(self.part) << 56), self.index ^ FACTOR)
     }
 
     /// Pool and part in [`OWNER_BITS`] bits, as an entry keeps them.
@@ -57,9 +58,22 @@ impl PartKey {
     }
 }
 
+/// An odd number without a pattern: a power of 5, modulo 2^64. One constant for all, because each
+/// costs four instructions to load.
+pub const FACTOR: u64 = pow(5, 101);
+
+const fn pow(base: u64, mut exponent: u32) -> u64 {
+    let mut power = 1u64;
+    while exponent > 0 {
+        power = power.wrapping_mul(base);
+        exponent -= 1;
+    }
+    power
+}
+
 /// Multiplies to 128 bits and folds the halves: every bit of both factors reaches the result.
 #[inline(always)]
-fn fold(a: u64, b: u64) -> u64 {
+pub fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64
 }

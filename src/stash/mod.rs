@@ -33,7 +33,7 @@ use key::{MAX_PARTS, Object, PartKey};
 use metadata::Metadata;
 use pool::{Pool, PoolError, PoolId, PoolTable};
 use stats::{CpuStats, Statistic};
-use table::{Found, Read, Table};
+use table::{Found, Offer, Read, Table};
 
 /// What came of offering a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,14 +61,20 @@ pub enum Get {
 
 /// One page of an object, with the object's hash worked out once for a run.
 #[derive(Clone, Copy, Debug)]
-struct Page<'p> {
+pub struct Page<'p> {
     pool: &'p Pool,
     object: Object,
     object_hash: u64,
     index: u64,
 }
 
-impl Page<'_> {
+impl<'p> Page<'p> {
+    /// Names a page.
+    #[inline(always)]
+    pub fn new(pool: &'p Pool, object: Object, index: u64) -> Page<'p> {
+        Page { pool, object, object_hash: object.hash(), index }
+    }
+
     /// The key of part `part`, its hash, and the offset of the part in the page.
     #[inline(always)]
     fn part(&self, part: u32) -> (PartKey, u64, u64) {
@@ -118,6 +124,12 @@ impl<'a> Stash<'a> {
         self.pools.find(id)
     }
 
+    /// The pool that a caller named, if there is one and its pages are of 4 KiB.
+    #[inline(always)]
+    pub fn usual_pool(&self, id: u64) -> Option<Pool> {
+        self.pools.find_usual(id)
+    }
+
     /// Makes a pool, or finds a shared one.
     ///
     /// # Errors
@@ -159,41 +171,55 @@ impl<'a> Stash<'a> {
         run: impl Iterator<Item = u64>,
         mut done: impl FnMut(u64, Put),
     ) {
-        let object_hash = object.hash();
-        let verify = self.verification();
+        let first = Page::new(pool, object, index);
         for n in run {
-            let page = Page { pool, object, object_hash, index: index + n };
+            let page = Page { index: index + n, ..first };
             let from = PhysAddr(source.0 + n * pool.page_size.bytes());
-            stats.add(Statistic::Puts, 1);
-            let result = self.put_page(&page, from, verify, memory, stats);
-            match result {
-                Put::Kept => stats.add(Statistic::PutsCached, 1),
-                Put::Refused => {}
-                Put::Fault => stats.add(Statistic::CopyFaults, 1),
-            }
-            done(n, result);
+            done(n, self.put_page(&page, page.parts(), from, memory, stats));
         }
     }
 
+    /// Offers one page, in `parts` parts: as many as its pool's pages have.
     #[inline(always)]
-    fn put_page<M: PageMemory>(
+    pub fn put_page<M: PageMemory>(
         &self,
         page: &Page<'_>,
+        parts: u32,
         source: PhysAddr,
-        verify: bool,
         memory: &M,
         stats: &CpuStats,
     ) -> Put {
-        let stamp = self.epochs.stamp();
-        for part in 0..page.parts() {
+        stats.add(Statistic::Puts, 1);
+        let result = self.put_parts(page, parts, source, memory, stats);
+        match result {
+            Put::Kept => stats.add(Statistic::PutsCached, 1),
+            Put::Refused => {}
+            Put::Fault => stats.add(Statistic::CopyFaults, 1),
+        }
+        result
+    }
+
+    #[inline(always)]
+    fn put_parts<M: PageMemory>(
+        &self,
+        page: &Page<'_>,
+        parts: u32,
+        source: PhysAddr,
+        memory: &M,
+        stats: &CpuStats,
+    ) -> Put {
+        let verify = self.verification();
+        let stamp = self.epochs.stamp(parts);
+        for part in 0..parts {
             let (key, hash, offset) = page.part(part);
-            let from = PhysAddr(source.0 + offset);
-            let result = self.table.place(&key, hash, stamp, verify, from, memory, stats);
+            let source = PhysAddr(source.0.wrapping_add(offset));
+            let offer = Offer { key, hash, stamp, parts, verify, source };
+            let result = self.table.place(&offer, memory, stats);
             if result != Put::Kept {
                 // What is there of this page now is no page: parts of an earlier put behind
                 // this one, parts of this put before it.
-                if page.parts() > 1 {
-                    self.drop_page(page);
+                if parts > 1 {
+                    self.drop_page(page, parts);
                 }
                 return result;
             }
@@ -215,37 +241,60 @@ impl<'a> Stash<'a> {
         run: impl Iterator<Item = u64>,
         mut done: impl FnMut(u64, Get),
     ) {
-        let object_hash = object.hash();
+        let first = Page::new(pool, object, index);
         for n in run {
-            let page = Page { pool, object, object_hash, index: index + n };
+            let page = Page { index: index + n, ..first };
             let to = PhysAddr(destination.0 + n * pool.page_size.bytes());
-            let horizon = self.epochs.horizon(&object, object_hash);
-            stats.add(Statistic::Gets, 1);
-            let result = if page.parts() == 1 {
-                self.get_one(&page, horizon, to, memory)
-            } else {
-                self.get_parts(&page, horizon, to, memory)
-            };
-            match result {
-                Get::Hit => stats.add(Statistic::Hits, 1),
-                Get::Miss => {}
-                Get::Mismatch => stats.add(Statistic::Mismatches, 1),
-                Get::Fault => stats.add(Statistic::CopyFaults, 1),
-            }
-            done(n, result);
+            done(n, self.get_page(&page, page.parts(), to, memory, stats));
         }
     }
 
+    /// Says whether a page of one part is surely not there: a get is a miss and a flush has
+    /// nothing to do. Then it is counted as that, and is done.
     #[inline(always)]
-    fn get_one<M: PageMemory>(
+    pub fn misses(&self, page: &Page<'_>, counted: Statistic, stats: &CpuStats) -> bool {
+        let (_, hash, _) = page.part(0);
+        let misses = !self.table.may_hold(hash);
+        if misses {
+            stats.add(counted, 1);
+        }
+        misses
+    }
+
+    /// Asks for one page, in `parts` parts: as many as its pool's pages have.
+    #[inline(always)]
+    pub fn get_page<M: PageMemory>(
         &self,
         page: &Page<'_>,
-        horizon: Horizon,
+        parts: u32,
         destination: PhysAddr,
         memory: &M,
+        stats: &CpuStats,
     ) -> Get {
+        stats.add(Statistic::Gets, 1);
+        let result = match parts {
+            1 => self.get_one(page, destination, memory),
+            _ => self.get_parts(page, destination, memory),
+        };
+        match result {
+            Get::Hit => stats.add(Statistic::Hits, 1),
+            Get::Miss => {}
+            Get::Mismatch => stats.add(Statistic::Mismatches, 1),
+            Get::Fault => stats.add(Statistic::CopyFaults, 1),
+        }
+        result
+    }
+
+    /// What of the page's object was flushed before now.
+    #[inline(always)]
+    fn horizon(&self, page: &Page<'_>) -> Horizon {
+        self.epochs.horizon(&page.object, page.object_hash)
+    }
+
+    #[inline(always)]
+    fn get_one<M: PageMemory>(&self, page: &Page<'_>, destination: PhysAddr, memory: &M) -> Get {
         let (key, hash, _) = page.part(0);
-        let Some(found) = self.table.find(&key, hash, horizon) else {
+        let Some(found) = self.table.find(&key, hash, || self.horizon(page)) else {
             return Get::Miss;
         };
         let read = self.table.read(&found, destination, memory);
@@ -266,18 +315,12 @@ impl<'a> Stash<'a> {
     /// A page of several parts hits only if all are there and carry the stamp of one put.
     /// Otherwise what was found is removed: it can never become a page again.
     #[inline(always)]
-    fn get_parts<M: PageMemory>(
-        &self,
-        page: &Page<'_>,
-        horizon: Horizon,
-        destination: PhysAddr,
-        memory: &M,
-    ) -> Get {
+    fn get_parts<M: PageMemory>(&self, page: &Page<'_>, destination: PhysAddr, memory: &M) -> Get {
         let mut parts: [Option<Found<'_>>; MAX_PARTS as usize] = [None; MAX_PARTS as usize];
         let parts = &mut parts[..page.parts() as usize];
         for (number, found) in (0..).zip(parts.iter_mut()) {
             let (key, hash, _) = page.part(number);
-            *found = self.table.find(&key, hash, horizon);
+            *found = self.table.find(&key, hash, || self.horizon(page));
         }
         let stamp = parts[0].map(|found| found.stamp);
         let mut result = match stamp {
@@ -317,17 +360,24 @@ impl<'a> Stash<'a> {
         run: impl Iterator<Item = u64>,
         mut done: impl FnMut(u64),
     ) {
-        let object_hash = object.hash();
+        let first = Page::new(pool, object, index);
         for n in run {
-            self.drop_page(&Page { pool, object, object_hash, index: index + n });
-            stats.add(Statistic::PageFlushes, 1);
+            let page = Page { index: index + n, ..first };
+            self.flush_page(&page, page.parts(), stats);
             done(n);
         }
     }
 
+    /// Drops one page, in `parts` parts: as many as its pool's pages have.
     #[inline(always)]
-    fn drop_page(&self, page: &Page<'_>) {
-        for part in 0..page.parts() {
+    pub fn flush_page(&self, page: &Page<'_>, parts: u32, stats: &CpuStats) {
+        self.drop_page(page, parts);
+        stats.add(Statistic::PageFlushes, 1);
+    }
+
+    #[inline(always)]
+    fn drop_page(&self, page: &Page<'_>, parts: u32) {
+        for part in 0..parts {
             let (key, hash, _) = page.part(part);
             self.table.drop_part(&key, hash);
         }

@@ -97,7 +97,7 @@ const GENERATION_SHIFT: u32 = 32;
 /// All pools.
 #[derive(Debug)]
 pub struct PoolTable {
-    words: Vec<AtomicU64>,
+    words: [AtomicU64; POOLS],
     /// Written with `making` held, before the word says LIVE.
     uuids: Vec<[AtomicU64; 2]>,
     /// 1 while a CPU makes a pool, so that two of them never make one UUID twice.
@@ -114,7 +114,7 @@ impl PoolTable {
     /// Makes the table, without pools.
     pub fn new() -> PoolTable {
         PoolTable {
-            words: (0..POOLS).map(|_| AtomicU64::new(0)).collect(),
+            words: core::array::from_fn(|_| AtomicU64::new(0)),
             uuids: (0..POOLS).map(|_| [AtomicU64::new(0), AtomicU64::new(0)]).collect(),
             making: AtomicU32::new(0),
         }
@@ -128,6 +128,22 @@ impl PoolTable {
             return None;
         }
         Some(Pool { id, page_size: size_of_page(word)?, shared: word & SHARED != 0 })
+    }
+
+    /// The pool that a caller named by `id`, if there is one and its pages are of 4 KiB: the
+    /// usual pool, found with few steps.
+    #[inline(always)]
+    pub fn find_usual(&self, id: u64) -> Option<Pool> {
+        const USUAL: u32 = (LIVE | (PAGE_SHIFT as u64) << SIZE_SHIFT) as u32;
+        let word = self.words[id as usize % POOLS].load(Ordering::Acquire);
+        // The generation has fewer bits than the high half: an id that equals it is no longer
+        // than an id is.
+        (word as u32 & !(SHARED as u32) == USUAL && word >> GENERATION_SHIFT == id >> PLACE_BITS)
+            .then_some(Pool {
+                id: PoolId(id as u32),
+                page_size: PageSize(PAGE_SHIFT as u8),
+                shared: word & SHARED != 0,
+            })
     }
 
     /// Makes a pool, or finds the shared one of this UUID. Returns its id.

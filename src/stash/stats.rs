@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Counters. Each CPU has its own, on its own cache lines, and is the only one to write them.
 
+use crate::platform::MAX_CPUS;
 use crate::sync::{Counter, Ordering};
-use alloc::vec::Vec;
 
 macro_rules! statistics {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -84,29 +84,33 @@ impl CpuStats {
 
 /// All CPUs' counters.
 #[derive(Debug)]
-pub struct Stats(Vec<CpuStats>);
+pub struct Stats {
+    counters: [CpuStats; MAX_CPUS],
+    cpus: usize,
+}
 
 impl Stats {
-    /// Makes counters for `cpus` CPUs, at least one, all zero.
+    /// Makes counters for `cpus` CPUs, of which there are from 1 to [`MAX_CPUS`], all zero.
     pub fn new(cpus: usize) -> Stats {
-        let zeros = || CpuStats([const { Counter::new(0) }; Statistic::ALL.len()]);
-        Stats((0..cpus.max(1)).map(|_| zeros()).collect())
+        let zeros = |_| CpuStats([const { Counter::new(0) }; Statistic::ALL.len()]);
+        Stats { counters: core::array::from_fn(zeros), cpus: cpus.clamp(1, MAX_CPUS) }
     }
 
     /// Number of CPUs.
     pub fn cpus(&self) -> usize {
-        self.0.len()
+        self.cpus
     }
 
     /// The counters of one CPU.
     #[inline(always)]
     pub fn of(&self, cpu: usize) -> &CpuStats {
-        &self.0[cpu % self.0.len()]
+        &self.counters[cpu % MAX_CPUS]
     }
 
     /// The sum over all CPUs; of a worst case, the largest.
     pub fn total(&self, statistic: Statistic) -> u64 {
-        let values = self.0.iter().map(|cpu| cpu.0[statistic as usize].load(Ordering::Relaxed));
+        let values =
+            self.counters.iter().map(|cpu| cpu.0[statistic as usize].load(Ordering::Relaxed));
         match statistic {
             Statistic::WorstWait => values.max().unwrap_or(0),
             _ => values.fold(0, u64::wrapping_add),

@@ -7,10 +7,10 @@
 //! copy, and one compare-and-swap at the end says whether what they copied was the page.
 
 use super::Put;
-use super::epoch::Horizon;
-use super::frame::{Fingerprint, StateWord, WRITING};
+use super::epoch::{Horizon, Stamp};
+use super::frame::{Fingerprint, Rank, StateWord, WRITING};
 use super::key::PartKey;
-use super::metadata::{Metadata, Set};
+use super::metadata::{Candidates, Metadata, Slot};
 use super::stats::{CpuStats, Statistic};
 use crate::addr::{PAGE_SIZE, PhysAddr, PhysRange};
 use crate::platform::{CHUNK, CopyFault, PageMemory};
@@ -20,11 +20,10 @@ use crate::tags::geometry::Regions;
 /// A page that was found, and the word that its frame had then.
 #[derive(Clone, Copy, Debug)]
 pub struct Found<'a> {
-    set: Set<'a>,
-    way: usize,
+    slot: Slot<'a>,
     word: StateWord,
     /// When it was put.
-    pub stamp: u64,
+    pub stamp: Stamp,
 }
 
 /// What came of reading a page that was found. It counts only if the frame's word has not
@@ -37,6 +36,31 @@ pub enum Read {
     Corrupt,
     /// An external abort.
     Fault,
+}
+
+/// A page, or a part of one, that is put.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// Its key.
+    pub key: PartKey,
+    /// The key's hash.
+    pub hash: u64,
+    /// The put's stamp.
+    pub stamp: Stamp,
+    /// Parts of the page, each of which has a number of the stamp's.
+    pub parts: u32,
+    /// A CRC is to be kept of it.
+    pub verify: bool,
+    /// Where its bytes are.
+    pub source: PhysAddr,
+}
+
+impl Offer {
+    /// This part's own number: the first part's is the stamp.
+    #[inline(always)]
+    fn number(&self) -> u64 {
+        self.stamp.0.wrapping_add(self.key.part.into())
+    }
 }
 
 /// Why a put stopped after it had taken a frame.
@@ -66,51 +90,40 @@ impl<'a> Table<'a> {
         Table { regions, metadata }
     }
 
-    /// Copies the part at `source` into a frame and publishes it under `key`, in place of any
+    /// Copies what is offered into a frame and publishes it under its key, in place of any
     /// earlier copy.
     #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "a key, a page, and what it works with")]
-    pub fn place<M: PageMemory>(
-        &self,
-        key: &PartKey,
-        hash: u64,
-        stamp: u64,
-        verify: bool,
-        source: PhysAddr,
-        memory: &M,
-        stats: &CpuStats,
-    ) -> Put {
-        let fingerprint = Fingerprint::of(hash);
-        let set = self.metadata.set_of(hash);
-        // Also when the put will fail: no earlier copy may remain.
-        let Some((way, open)) = drop_and_choose(key, fingerprint, &set, stamp) else {
+    pub fn place<M: PageMemory>(&self, offer: &Offer, memory: &M, stats: &CpuStats) -> Put {
+        let fingerprint = Fingerprint::of(offer.hash);
+        let candidates = self.metadata.candidates(offer.hash);
+        let Some((slot, open)) = drop_and_choose(offer, fingerprint, &candidates) else {
             return Put::Refused;
         };
-        let writing = open.writing(fingerprint);
+        let writing = StateWord::writing(fingerprint, offer.number());
         // Acquire: the entry and the bytes are written after the frame is ours.
-        if !set.swap(way, open, writing, Ordering::Acquire) {
+        if !slot.swap(open, writing, Ordering::Acquire) {
             return Put::Refused;
         }
-        if open.dropped() != open {
+        if open.is_cached() {
             stats.add(Statistic::Evictions, 1);
         }
         // Of two puts of one key, each has now said WRITING and looks for the other: with the
         // fences at least one of them sees the other's word.
         fence(Ordering::SeqCst);
-        let filled = if has_rival(key, fingerprint, &set, way) {
+        let filled = if has_rival(&offer.key, fingerprint, &candidates, writing) {
             Err(Stop::Refused)
         } else {
-            self.fill(&set, way, key, stamp, verify, source, memory)
+            self.fill(offer, &slot, writing, memory)
         };
         match filled {
             // Release: who reads the word sees entry and bytes.
-            Ok(()) if set.swap(way, writing, writing.published(), Ordering::Release) => Put::Kept,
+            Ok(()) if slot.swap(writing, writing.published(), Ordering::Release) => Put::Kept,
             Ok(()) | Err(Stop::Refused) => {
-                acknowledge(&set, way);
+                acknowledge(&slot);
                 Put::Refused
             }
             Err(Stop::Fault) => {
-                acknowledge(&set, way);
+                acknowledge(&slot);
                 Put::Fault
             }
         }
@@ -119,53 +132,80 @@ impl<'a> Table<'a> {
     /// Writes entry and bytes of a frame that this put owns, looking before each chunk
     /// whether it still does.
     #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "a key, a page, and what it works with")]
     fn fill<M: PageMemory>(
         &self,
-        set: &Set<'_>,
-        way: usize,
-        key: &PartKey,
-        stamp: u64,
-        verify: bool,
-        source: PhysAddr,
+        offer: &Offer,
+        slot: &Slot<'_>,
+        writing: StateWord,
         memory: &M,
     ) -> Result<(), Stop> {
         // A frame that does not exist is never active.
-        let target = self.regions.frame_address(set.frame(way)).ok_or(Stop::Refused)?;
-        set.entry(way).describe(key);
-        set.stamp(way).store(stamp, Ordering::Relaxed);
+        let frame = self.metadata.frame(slot);
+        let target = self.regions.frame_address(frame).ok_or(Stop::Refused)?;
+        slot.entry().describe(&offer.key);
+        self.metadata.era(slot).store((offer.number() >> 32) as u32, Ordering::Relaxed);
         let mut crc = 0;
-        for offset in (0..PAGE_SIZE).step_by(CHUNK as usize) {
-            if set.load(way, Ordering::Relaxed).is_revoked() {
+        let (mut from, mut to) = (offer.source, target);
+        let end = PhysAddr(target.0.wrapping_add(PAGE_SIZE));
+        // Two loops, so that the usual one does not ask each time.
+        while !offer.verify && to != end {
+            if slot.load(Ordering::Relaxed) != writing {
                 return Err(Stop::Refused);
             }
-            let from = PhysAddr(source.0 + offset);
-            if verify {
-                crc = memory.crc32c(crc, PhysRange::clamped(from, CHUNK))?;
-            }
-            memory.copy_chunk_in(from, PhysAddr(target.0 + offset))?;
+            memory.copy_chunk_in(from, to)?;
+            (from, to) = (behind_chunk(from), behind_chunk(to));
         }
-        if verify {
-            set.entry(way).verify_with(key, crc);
+        while to != end {
+            if slot.load(Ordering::Relaxed) != writing {
+                return Err(Stop::Refused);
+            }
+            crc = memory.crc32c(crc, PhysRange::clamped(from, CHUNK))?;
+            memory.copy_chunk_in(from, to)?;
+            (from, to) = (behind_chunk(from), behind_chunk(to));
+        }
+        if offer.verify {
+            slot.entry().verify_with(&offer.key, crc);
         }
         Ok(())
     }
 
     /// Finds the page of `key`, if it is fresh. A copy that was flushed is dropped on the way.
+    ///
+    /// `horizon` is asked once a page of that key is found, which is seldom enough to be worth
+    /// it. It then holds every flush that had returned before the get was called.
     #[inline(always)]
-    pub fn find(&self, key: &PartKey, hash: u64, horizon: Horizon) -> Option<Found<'a>> {
+    pub fn find(
+        &self,
+        key: &PartKey,
+        hash: u64,
+        horizon: impl Fn() -> Horizon,
+    ) -> Option<Found<'a>> {
         let fingerprint = Fingerprint::of(hash);
-        let set = self.metadata.set_of(hash);
-        for (way, word) in set.words(Ordering::Acquire) {
-            if word.is_live_with(fingerprint) && set.entry(way).is_of(key) {
-                let stamp = set.stamp(way).load(Ordering::Relaxed);
-                if horizon.is_fresh(stamp) {
-                    return Some(Found { set, way, word, stamp });
+        let candidates = self.metadata.candidates(hash);
+        let live = |word: StateWord| word.is_live_with(fingerprint);
+        let mut next = candidates.first(live);
+        while let Some((place, word)) = next {
+            let slot = candidates.slot(place);
+            if holds(&slot, key) {
+                let era = self.metadata.era(&slot).load(Ordering::Relaxed);
+                let number = u64::from(era) << 32 | u64::from(word.sequence());
+                let stamp = Stamp(number.wrapping_sub(key.part.into()));
+                if horizon().is_fresh(stamp) {
+                    return Some(Found { slot, word, stamp });
                 }
-                set.swap(way, word, word.dropped(), Ordering::Relaxed);
+                slot.swap(word, word.dropped(), Ordering::Relaxed);
             }
+            next = candidates.next(place, live);
         }
         None
+    }
+
+    /// Says whether the key of this hash may be among its candidates. Where it says no, a get is a
+    /// miss, and a flush of that page has nothing to do.
+    #[inline(always)]
+    pub fn may_hold(&self, hash: u64) -> bool {
+        let fingerprint = Fingerprint::of(hash);
+        self.metadata.candidates(hash).has(|word| word.is_live_with(fingerprint))
     }
 
     /// Copies a page that was found to `destination` and checks its CRC. What it says and what
@@ -177,13 +217,14 @@ impl<'a> Table<'a> {
         destination: PhysAddr,
         memory: &M,
     ) -> Read {
-        let Some(source) = self.regions.frame_address(found.set.frame(found.way)) else {
+        let frame = self.metadata.frame(&found.slot);
+        let Some(source) = self.regions.frame_address(frame) else {
             return Read::Fault;
         };
         if memory.copy_page_out(source, destination).is_err() {
             return Read::Fault;
         }
-        let Some(expected) = found.set.entry(found.way).crc() else {
+        let Some(expected) = found.slot.entry().crc() else {
             return Read::Good;
         };
         match memory.crc32c(0, PhysRange::clamped(destination, PAGE_SIZE)) {
@@ -199,87 +240,116 @@ impl<'a> Table<'a> {
     /// write bytes that this copy still reads.
     #[inline(always)]
     pub fn take(&self, found: &Found<'_>) -> bool {
-        found.set.swap(found.way, found.word, found.word.dropped(), Ordering::Release)
+        found.slot.swap(found.word, found.word.dropped(), Ordering::Release)
     }
 
     /// Says whether a page that was found is there still, and was all the time.
     #[inline(always)]
     pub fn confirm(&self, found: &Found<'_>) -> bool {
         fence(Ordering::Acquire);
-        found.set.load(found.way, Ordering::Relaxed) == found.word
+        found.slot.state().load(Ordering::Relaxed) == found.word.0
     }
 
     /// Drops every copy of `key`.
     #[inline(always)]
     pub fn drop_part(&self, key: &PartKey, hash: u64) {
-        let fingerprint = Fingerprint::of(hash);
-        let set = self.metadata.set_of(hash);
-        for (way, word) in set.words(Ordering::Acquire) {
-            if word.is_live_with(fingerprint) && set.entry(way).is_of(key) {
-                set.swap(way, word, word.dropped(), Ordering::Relaxed);
-            }
-        }
+        drop_copies(key, Fingerprint::of(hash), &self.metadata.candidates(hash));
     }
 }
 
-/// Drops every copy of `key` in its set, and chooses the frame for a new one: a free one, else
-/// the one whose page is oldest. `None` if no candidate is open.
+/// Drops every copy of `key` among its candidates.
 #[inline(always)]
-fn drop_and_choose(
+fn drop_copies(key: &PartKey, fingerprint: Fingerprint, candidates: &Candidates<'_>) {
+    let live = |word: StateWord| word.is_live_with(fingerprint);
+    let mut next = candidates.first(live);
+    while let Some((place, word)) = next {
+        let slot = candidates.slot(place);
+        if holds(&slot, key) {
+            // If the word has changed, this copy is gone already.
+            slot.swap(word, word.dropped(), Ordering::Relaxed);
+        }
+        next = candidates.next(place, live);
+    }
+}
+
+/// Where the next chunk begins, in a page.
+#[inline(always)]
+fn behind_chunk(chunk: PhysAddr) -> PhysAddr {
+    PhysAddr(chunk.0.wrapping_add(CHUNK))
+}
+
+/// Says whether a frame whose word was found *live* holds `key`.
+#[inline(always)]
+fn holds(slot: &Slot<'_>, key: &PartKey) -> bool {
+    // The entry is read after its word.
+    fence(Ordering::Acquire);
+    slot.entry().is_of(key)
+}
+
+/// Drops every copy of the key among its candidates, and chooses the frame for a new one: a free
+/// one, else the one whose page is oldest, but no other part's of the same put. `None` if no
+/// candidate is open; no earlier copy remains then either.
+#[inline(always)]
+fn drop_and_choose<'a>(
+    offer: &Offer,
+    fingerprint: Fingerprint,
+    candidates: &Candidates<'a>,
+) -> Option<(Slot<'a>, StateWord)> {
+    drop_copies(&offer.key, fingerprint, candidates);
+    let mut best = choose(candidates, |_| true);
+    let own = |word: StateWord| word.is_cached() && word.is_of_put(offer.stamp, offer.parts);
+    if own(best.1.word()) {
+        best = choose(candidates, |word| !own(word));
+    }
+    let word = best.1.word();
+    word.is_open().then(|| (candidates.slot(best.0), word))
+}
+
+/// Chooses the best candidate of those that `may` be chosen.
+#[inline(always)]
+fn choose(candidates: &Candidates<'_>, may: impl Fn(StateWord) -> bool) -> (usize, Rank) {
+    let mut best = (0, Rank::LAST);
+    candidates.look(|place, word| {
+        if may(word) && word.rank() < best.1 {
+            best = (place, word.rank());
+        }
+    });
+    best
+}
+
+/// Says whether a frame other than the put's own, whose word is `own`, holds, or may be about to
+/// hold, the key.
+#[inline(always)]
+fn has_rival(
     key: &PartKey,
     fingerprint: Fingerprint,
-    set: &Set<'_>,
-    stamp: u64,
-) -> Option<(usize, StateWord)> {
-    let mut choice = None;
-    // Acquire: the entry of a live frame is read after its word.
-    for (way, mut word) in set.words(Ordering::Acquire) {
-        if word.is_live_with(fingerprint) && set.entry(way).is_of(key) {
-            // If the word has changed, this copy is gone already.
-            if !set.swap(way, word, word.dropped(), Ordering::Relaxed) {
-                continue;
-            }
-            word = word.dropped();
-        }
-        if word.is_free() {
-            choice = Some((way, word));
-        }
+    candidates: &Candidates<'_>,
+    own: StateWord,
+) -> bool {
+    // Mostly the own frame is the only one with this fingerprint. If it is claimed it is none, and
+    // another one might stand in for it: then this put, which is to look at its word before it
+    // goes on, stops there, because a claim of a frame in WRITING stays until that is answered.
+    let mut at_work = 0u32;
+    candidates.look(|_, word| {
+        at_work = at_work.wrapping_add(word.is_at_work_with(fingerprint).into());
+    });
+    if at_work <= 1 {
+        return false;
     }
-    choice.or_else(|| oldest(set, stamp))
-}
-
-/// The open frame of a set whose page is oldest, and older than `stamp`: another part of the
-/// same put must not give way.
-#[inline(always)]
-fn oldest(set: &Set<'_>, stamp: u64) -> Option<(usize, StateWord)> {
-    let mut oldest = stamp;
-    let mut choice = None;
-    for (way, word) in set.words(Ordering::Relaxed) {
-        let stamp = set.stamp(way).load(Ordering::Relaxed);
-        if word.is_open() && stamp < oldest {
-            oldest = stamp;
-            choice = Some((way, word));
-        }
-    }
-    choice
-}
-
-/// Says whether another frame of the set holds, or may be about to hold, the key.
-#[inline(always)]
-fn has_rival(key: &PartKey, fingerprint: Fingerprint, set: &Set<'_>, own: usize) -> bool {
-    for (way, word) in set.words(Ordering::Acquire) {
-        if word.is_lent_with(fingerprint)
-            && way != own
-            && (word.is_writing() || word.is_live() && set.entry(way).is_of(key))
-        {
+    // No other word is equal: the number in it is this put's.
+    let may_be = |word: StateWord| word.is_at_work_with(fingerprint) && word != own;
+    let mut next = candidates.first(may_be);
+    while let Some((place, word)) = next {
+        if word.is_writing() || holds(&candidates.slot(place), key) {
             return true;
         }
+        next = candidates.next(place, may_be);
     }
     false
 }
 
 /// Gives a frame in WRITING back. Claims wait for this, so the frame is not touched after.
 #[inline(always)]
-fn acknowledge(set: &Set<'_>, way: usize) {
-    set.state(way).fetch_and(!WRITING, Ordering::Release);
+fn acknowledge(slot: &Slot<'_>) {
+    slot.state().fetch_and(!WRITING, Ordering::Release);
 }

@@ -200,7 +200,7 @@ impl Region {
     #[inline(always)]
     pub const fn page_of(&self, address: PhysAddr) -> Option<u64> {
         if self.tagged.contains(address) {
-            Some((address.0 - self.tagged.start().0) / PAGE_SIZE)
+            Some(address.0.wrapping_sub(self.tagged.start().0) / PAGE_SIZE)
         } else {
             None
         }
@@ -234,18 +234,20 @@ impl Region {
     /// First address of tagged memory page number `page`.
     #[inline(always)]
     pub const fn page_address(&self, page: u64) -> PhysAddr {
-        PhysAddr(self.tagged.start().0 + page * PAGE_SIZE)
+        PhysAddr(self.tagged.start().0.wrapping_add(page.wrapping_mul(PAGE_SIZE)))
     }
 
     /// First address of frame number `frame` of this region.
     #[inline(always)]
     pub const fn frame_address(&self, frame: u32) -> PhysAddr {
-        PhysAddr(self.storage.start().0 + frame as u64 * PAGE_SIZE)
+        PhysAddr(self.storage.start().0.wrapping_add(frame as u64 * PAGE_SIZE))
     }
 
     /// The storage of block number `block`.
+    #[inline(always)]
     pub const fn block_storage(&self, block: u32) -> PhysRange {
-        let start = PhysAddr(self.storage.start().0 + block as u64 * self.block_size);
+        let offset = (block as u64).wrapping_mul(self.block_size);
+        let start = PhysAddr(self.storage.start().0.wrapping_add(offset));
         PhysRange::clamped(start, self.block_size)
     }
 

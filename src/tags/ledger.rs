@@ -18,7 +18,7 @@ use super::geometry::{PAGES_PER_FRAME, Placed, Regions};
 use crate::addr::{PAGE_SIZE, PhysAddr, PhysRange};
 use crate::platform::{CacheMaintenance, Caller};
 use crate::ram::GuestRam;
-use crate::stash::frame::{ACTIVE, CACHED, StateWord};
+use crate::stash::frame::{ACTIVE, CACHED, CLAIM, StateWord};
 use crate::stash::metadata::Metadata;
 use crate::stash::stats::{CpuStats, Statistic};
 use crate::sync::Ordering;
@@ -104,18 +104,6 @@ impl<'a> Ledger<'a> {
         caller: &impl Caller,
         stats: &CpuStats,
     ) -> Progress {
-        // One page, the call that kernels make, is worth a way of its own.
-        if range.len() == PAGE_SIZE {
-            let Some((placed, page)) = self.page(range.start()) else {
-                return Progress { pages: 1, ..Progress::default() };
-            };
-            let (frame, bit) = bit_of(placed, page);
-            let held = self.metadata.claimed(frame).load(Ordering::Acquire) & bit != 0
-                || self.claim_block(placed, &(page..page + 1), cache, stats) == 0;
-            let statistic = if held { Statistic::ClaimsHeld } else { Statistic::Claims };
-            stats.add(statistic, 1);
-            return Progress { pages: 1, changed: u64::from(!held), unchanged: u64::from(held) };
-        }
         let mut progress = Progress::default();
         let mut runs = Batches { ledger: self, ram, range, rest: range };
         while let Some((placed, pages)) = runs.next(&mut progress, caller) {
@@ -125,6 +113,41 @@ impl<'a> Ledger<'a> {
         stats.add(Statistic::Claims, progress.changed);
         stats.add(Statistic::ClaimsHeld, progress.unchanged);
         progress
+    }
+
+    /// Says whether a page is claimed.
+    #[inline(always)]
+    pub fn is_claimed(&self, page: &TaggedPage<'_>) -> bool {
+        let (frame, bit) = page.bit();
+        self.metadata.claimed(frame).load(Ordering::Acquire) & bit != 0
+    }
+
+    /// Claims one page, which is guest RAM, as [`claim`](Self::claim) does: the call that kernels
+    /// make. Returns how many pages were not claimed before.
+    #[inline(always)]
+    pub fn claim_page(
+        &self,
+        page: &TaggedPage<'_>,
+        cache: &impl CacheMaintenance,
+        stats: &CpuStats,
+    ) -> u64 {
+        let block = block_of(page.placed, page.placed.region.block_of_page(page.number));
+        let was = self.count_up(&block, 1);
+        if self.enters_tags(&block, was, stats) {
+            count_polls(self.wait_for_writers(&block, cache), stats);
+            cache.barrier_inner();
+            cache.clean_invalidate_tags(pages_range(page.placed, page.number, 1));
+            cache.barrier_inner();
+            cache.clean_invalidate_data(block.storage);
+            cache.barrier_system();
+        }
+        let (frame, bit) = page.bit();
+        let held = self.metadata.claimed(frame).fetch_or(bit, Ordering::AcqRel) & bit != 0;
+        if held {
+            self.count_down(&block, 1);
+        }
+        stats.add(if held { Statistic::ClaimsHeld } else { Statistic::Claims }, 1);
+        u64::from(!held)
     }
 
     /// Gives back the claims of the pages of `range`. Whole pages. Pages that were not claimed
@@ -154,11 +177,10 @@ impl<'a> Ledger<'a> {
 
     /// What is known of the page at `address`; `None` if it has no tag storage.
     pub fn query(&self, address: PhysAddr) -> Option<PageState> {
-        let (placed, page) = self.page(address)?;
-        let (frame, bit) = bit_of(placed, page);
-        let word = self.metadata.load(frame, Ordering::Acquire);
+        let page = self.page(address)?;
+        let word = self.metadata.load(page.bit().0, Ordering::Acquire);
         Some(PageState {
-            claimed: self.metadata.claimed(frame).load(Ordering::Acquire) & bit != 0,
+            claimed: self.is_claimed(&page),
             active: word.is_active(),
             claims: word.claims(),
         })
@@ -295,31 +317,6 @@ impl<'a> Ledger<'a> {
         changed
     }
 
-    /// [`claim_batch`](Self::claim_batch) for `pages` of one block.
-    #[inline(always)]
-    fn claim_block(
-        &self,
-        placed: &Placed,
-        pages: &Range<u64>,
-        cache: &impl CacheMaintenance,
-        stats: &CpuStats,
-    ) -> u64 {
-        let block = block_of(placed, placed.region.block_of_page(pages.start));
-        match self.begin_claim(placed, &block, pages, stats) {
-            Begun::Held => return 0,
-            Begun::Counted => {}
-            Begun::Entering => {
-                count_polls(self.wait_for_writers(&block, cache), stats);
-                cache.barrier_inner();
-                cache.clean_invalidate_tags(block.data_of(placed, pages));
-                cache.barrier_inner();
-                cache.clean_invalidate_data(block.storage);
-                cache.barrier_system();
-            }
-        }
-        self.finish_claim(placed, &block, pages)
-    }
-
     /// The steps of a claim before any wait: counts the pages of a block, and drops what is
     /// cached in it.
     #[inline(always)]
@@ -338,6 +335,13 @@ impl<'a> Ledger<'a> {
             return Begun::Held;
         }
         let was = self.count_up(block, overlap(&block.pages, pages));
+        if self.enters_tags(block, was, stats) { Begun::Entering } else { Begun::Counted }
+    }
+
+    /// Says whether a block whose claims have just been counted up, from `was`, has to be made
+    /// ready for tags; then drops what is cached in it.
+    #[inline(always)]
+    fn enters_tags(&self, block: &Block, was: StateWord, stats: &CpuStats) -> bool {
         // The look at the bits comes after the count: a claim that is seen here holds its
         // count, and its claimer did what follows. Before it, it proves nothing.
         let mut bits = 0;
@@ -345,16 +349,18 @@ impl<'a> Ledger<'a> {
             bits |= self.metadata.claimed(frame).load(Ordering::Acquire);
         }
         if bits != 0 {
-            return Begun::Counted;
+            return false;
         }
-        let mut dropped = 0;
+        let mut dropped = 0u64;
         for frame in block.frames.clone() {
             let word = self.metadata.state(frame).fetch_and(!CACHED, Ordering::Relaxed);
-            dropped += u64::from(word & (ACTIVE | CACHED) == ACTIVE | CACHED);
+            dropped = dropped.wrapping_add((word & (ACTIVE | CACHED) == ACTIVE | CACHED).into());
         }
-        stats.add(Statistic::BlocksTaken, u64::from(was.claims() == 0 && was.is_active()));
+        if was.claims() == 0 && was.is_active() {
+            stats.add(Statistic::BlocksTaken, 1);
+        }
         stats.add(Statistic::PagesDropped, dropped);
-        Begun::Entering
+        true
     }
 
     /// The last steps of a claim: sets the bits, and corrects the count for pages that another
@@ -416,7 +422,8 @@ impl<'a> Ledger<'a> {
     fn count_up(&self, block: &Block, count: u64) -> StateWord {
         let mut first = StateWord(0);
         for frame in block.frames.clone() {
-            let word = self.metadata.state(frame).fetch_add(count, Ordering::Acquire);
+            let word =
+                self.metadata.state(frame).fetch_add(count.wrapping_mul(CLAIM), Ordering::Acquire);
             if frame == block.frames.start {
                 first = StateWord(word);
             }
@@ -428,7 +435,7 @@ impl<'a> Ledger<'a> {
     #[inline(always)]
     fn count_down(&self, block: &Block, count: u64) {
         for frame in block.frames.clone() {
-            self.metadata.state(frame).fetch_sub(count, Ordering::Release);
+            self.metadata.state(frame).fetch_sub(count.wrapping_mul(CLAIM), Ordering::Release);
         }
     }
 
@@ -447,22 +454,37 @@ impl<'a> Ledger<'a> {
         polls
     }
 
-    /// The region of the page at `address`, and the page's number in it; `None` if the page has
-    /// no tag storage.
+    /// The page at `address`; `None` if it has no tag storage.
     #[inline(always)]
-    fn page(&self, address: PhysAddr) -> Option<(&Placed, u64)> {
-        for placed in self.regions.as_slice() {
-            if let Some(page) = placed.region.page_of(address) {
-                return Some((placed, page));
-            }
-        }
-        None
+    pub fn page(&self, address: PhysAddr) -> Option<TaggedPage<'_>> {
+        self.regions
+            .as_slice()
+            .iter()
+            .find_map(|placed| Some(TaggedPage { placed, number: placed.region.page_of(address)? }))
     }
 
     /// Block number `number` of all, and its region.
     fn block(&self, number: u32) -> Option<(&Placed, Block)> {
         let (placed, own) = self.regions.block(number)?;
         Some((placed, block_of(placed, own)))
+    }
+}
+
+/// A page of tagged memory.
+#[derive(Clone, Copy, Debug)]
+pub struct TaggedPage<'r> {
+    placed: &'r Placed,
+    /// Its number in the region.
+    number: u64,
+}
+
+impl TaggedPage<'_> {
+    /// The frame that stores its tags, and its claimed bit.
+    #[inline(always)]
+    fn bit(&self) -> (u32, u32) {
+        let own = (self.number / u64::from(PAGES_PER_FRAME)) as u32;
+        let frame = self.placed.first_frame.wrapping_add(own);
+        (frame, 1 << (self.number % u64::from(PAGES_PER_FRAME)))
     }
 }
 
@@ -552,13 +574,6 @@ impl Block {
     }
 }
 
-/// The frame that stores the tags of page number `page` of a region, and the page's claimed bit.
-#[inline(always)]
-fn bit_of(placed: &Placed, page: u64) -> (u32, u32) {
-    let frame = placed.first_frame + (page / u64::from(PAGES_PER_FRAME)) as u32;
-    (frame, 1 << (page % u64::from(PAGES_PER_FRAME)))
-}
-
 /// The blocks of one region that store the tags of `pages`, of which there is at least one.
 #[inline(always)]
 fn blocks(placed: &Placed, pages: &Range<u64>) -> impl Iterator<Item = Block> + use<> {
@@ -580,14 +595,15 @@ fn count_polls(polls: u64, stats: &CpuStats) {
 /// Block number `number` of a region.
 #[inline(always)]
 fn block_of(placed: &Placed, number: u32) -> Block {
+    // What `Region` has checked fits: nothing here wraps.
     let region = &placed.region;
     let frames = region.frames_per_block();
     let pages = region.pages_per_block();
-    let first_frame = placed.first_frame + number * frames;
-    let first_page = u64::from(number) * pages;
+    let first_frame = placed.first_frame.wrapping_add(number.wrapping_mul(frames));
+    let first_page = u64::from(number).wrapping_mul(pages);
     Block {
-        frames: first_frame..first_frame + frames,
-        pages: first_page..first_page + pages,
+        frames: first_frame..first_frame.wrapping_add(frames),
+        pages: first_page..first_page.wrapping_add(pages),
         storage: region.block_storage(number),
     }
 }
