@@ -6,6 +6,10 @@
 //! to one shared word, which makes every two accesses dependent, and so every order of them
 //! is explored. It is a store, and nobody loads it, so that it orders nothing: a missing
 //! ordering still shows.
+//!
+//! A load may see any value that the memory model lets it see, so the number of executions doubles
+//! with each load of a word that was just written. Where that is too much, a test asks for
+//! sequential consistency: interleavings are explored then, and orderings are not.
 
 #[cfg(not(loom))]
 pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -14,7 +18,7 @@ pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 pub use core::sync::atomic::AtomicU64 as Counter;
 
 #[cfg(loom)]
-pub use checked::{AtomicU32, AtomicU64, fence, set_racing, switch_point};
+pub use checked::{AtomicU32, AtomicU64, fence, set_racing, set_sequential, switch_point};
 #[cfg(loom)]
 pub use core::sync::atomic::Ordering;
 
@@ -32,6 +36,13 @@ mod checked {
     std::thread_local! {
         /// The threads of a model run on one of the host's.
         static RACING: Cell<bool> = const { Cell::new(false) };
+        static SEQUENTIAL: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Says whether memory is sequentially consistent from now on: each access is then a place
+    /// where threads may switch, and an access of ordinary memory.
+    pub fn set_sequential(sequential: bool) {
+        SEQUENTIAL.set(sequential);
     }
 
     /// Says whether there are several threads from now on. While there are not, accesses need
@@ -84,6 +95,10 @@ mod checked {
                 }
 
                 pub fn load(&self, order: Ordering) -> $value {
+                    if SEQUENTIAL.get() {
+                        switch_point();
+                        return self.last.load(Ordering::Relaxed);
+                    }
                     let value = self.checked.load(order);
                     touch();
                     value
@@ -95,7 +110,7 @@ mod checked {
                 /// that changes nothing is left out: nobody could tell, and loom would try
                 /// each of two equal values.
                 pub fn store(&self, value: $value, order: Ordering) {
-                    if self.last.swap(value, Ordering::Relaxed) != value {
+                    if self.last.swap(value, Ordering::Relaxed) != value && !SEQUENTIAL.get() {
                         self.checked.store(value, order);
                     }
                 }
@@ -107,6 +122,10 @@ mod checked {
                     success: Ordering,
                     failure: Ordering,
                 ) -> Result<$value, $value> {
+                    if SEQUENTIAL.get() {
+                        switch_point();
+                        return self.last.compare_exchange(current, new, success, failure);
+                    }
                     let result = self.checked.compare_exchange(current, new, success, failure);
                     if result.is_ok() {
                         self.last.store(new, Ordering::Relaxed);
@@ -116,26 +135,46 @@ mod checked {
                 }
 
                 pub fn fetch_add(&self, value: $value, order: Ordering) -> $value {
+                    if SEQUENTIAL.get() {
+                        switch_point();
+                        return self.last.fetch_add(value, order);
+                    }
                     let old = self.checked.fetch_add(value, order);
                     self.changed(old, old.wrapping_add(value))
                 }
 
                 pub fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
+                    if SEQUENTIAL.get() {
+                        switch_point();
+                        return self.last.fetch_sub(value, order);
+                    }
                     let old = self.checked.fetch_sub(value, order);
                     self.changed(old, old.wrapping_sub(value))
                 }
 
                 pub fn fetch_max(&self, value: $value, order: Ordering) -> $value {
+                    if SEQUENTIAL.get() {
+                        switch_point();
+                        return self.last.fetch_max(value, order);
+                    }
                     let old = self.checked.fetch_max(value, order);
                     self.changed(old, old.max(value))
                 }
 
                 pub fn fetch_and(&self, value: $value, order: Ordering) -> $value {
+                    if SEQUENTIAL.get() {
+                        switch_point();
+                        return self.last.fetch_and(value, order);
+                    }
                     let old = self.checked.fetch_and(value, order);
                     self.changed(old, old & value)
                 }
 
                 pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                    if SEQUENTIAL.get() {
+                        switch_point();
+                        return self.last.fetch_or(value, order);
+                    }
                     let old = self.checked.fetch_or(value, order);
                     self.changed(old, old | value)
                 }

@@ -2,8 +2,8 @@
 //! The ring of events under the model checker: two CPUs that write, one of them all the way round
 //! its ring, and a reader.
 
-use super::{at_once, check};
-use std::io::Write;
+use crate::cases::{Body, Case};
+use crate::race::{at_once, check};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -13,6 +13,30 @@ use tagstash::events::{DEPTH, Event, Events, Found, Kind};
 fn words(cpu: usize, n: u64) -> (u64, u64) {
     let word = (cpu as u64 + 1) << 8 | n;
     (word << 16, word << 32)
+}
+
+/// All of them, with the bounds they have.
+pub fn cases() -> Vec<Case> {
+    let case = |name: &str, why: &str, check| Case {
+        group: "events".to_owned(),
+        name: format!("events/{name}"),
+        body: Body::Check(check),
+        least: 0,
+        test_least: Some(0),
+        why: why.to_owned(),
+    };
+    vec![
+        case(
+            "whole, in order (bound 1)",
+            "two CPUs that note events and one that reads them",
+            events_are_found_whole_and_in_order,
+        ),
+        case(
+            "on their way (bound 3)",
+            "an event on its way is not taken for one that is gone",
+            events_on_their_way_are_waited_for,
+        ),
+    ]
 }
 
 /// Checks that an event is of one piece; returns its CPU and which of that CPU's it is.
@@ -25,8 +49,7 @@ fn place(event: Event) -> (usize, u64) {
 
 /// What two writers write, a reader finds whole, in each CPU's order, and nothing twice. What
 /// it passes by is older than the last [`DEPTH`] of its CPU.
-#[test]
-fn events_are_found_whole_and_in_order() {
+fn events_are_found_whole_and_in_order() -> usize {
     const CPU_0: u64 = DEPTH as u64 + 1;
     let found = Arc::new([const { AtomicUsize::new(0) }; 3]);
     let counts = found.clone();
@@ -76,16 +99,15 @@ fn events_are_found_whole_and_in_order() {
         assert_eq!((left, from), ([DEPTH, 1], CPU_0 + 1));
     });
     let seen: Vec<usize> = found.iter().map(|count| count.load(Relaxed)).collect();
-    let _ = writeln!(std::io::stderr(), "events: {executions} executions, by events read {seen:?}");
     // Races were met: in some the reader found nothing new, in others much.
     assert!(seen.iter().filter(|count| **count != 0).count() >= 2, "{seen:?}");
+    executions
 }
 
 /// A reader that goes past a number has seen its event, unless it is overwritten: an event on its
 /// way is not taken for one that is gone.
-#[test]
-fn events_on_their_way_are_waited_for() {
-    let executions = check(3, || {
+fn events_on_their_way_are_waited_for() -> usize {
+    check(3, || {
         let events = Rc::new(Events::new(2));
         let shared = events.clone();
         at_once(3, move |thread| match thread {
@@ -104,6 +126,5 @@ fn events_on_their_way_are_waited_for() {
                 }
             }
         });
-    });
-    let _ = writeln!(std::io::stderr(), "events on their way: {executions} executions");
+    })
 }

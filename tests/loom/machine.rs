@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A machine for the model checker: a stash and a ledger over one or two frames, memory of two
-//! words a page, and ghosts that watch what no CPU can see.
+//! A machine for the model checker: a stash and a ledger over one to four frames, memory of two
+//! words for each 4 KiB, and ghosts that watch what no CPU can see.
 //!
 //! A frame's two halves are atomics of the checker, so that a copy may be torn or stale. The
 //! rest is ordinary state, looked at in the order in which the checker lets the threads run:
 //! who holds a page for tags, which cache lines are dirty, how long a claim waits.
 
 use crate::history::{Call, Event, KEYS, MAIN, is_linearizable};
+use crate::tally::{Seen, saw};
 use loom::sync::atomic::AtomicU64 as Word;
 use std::sync::atomic::{AtomicU64 as Plain, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
@@ -16,10 +17,10 @@ use tagstash::ram::GuestRam;
 use tagstash::stash::frame::Fingerprint;
 use tagstash::stash::key::{Object, PartKey};
 use tagstash::stash::metadata::{Metadata, MetadataBuffer};
-use tagstash::stash::pool::{PageSize, Pool, PoolId};
+use tagstash::stash::pool::{PageSize, Pool, PoolError, PoolId, Uuid};
 use tagstash::stash::stats::Stats;
 use tagstash::stash::{Get, Put, Stash};
-use tagstash::sync::{Ordering, fence, switch_point};
+use tagstash::sync::{Ordering, fence, set_sequential, switch_point};
 use tagstash::tags::geometry::{Region, Regions};
 use tagstash::tags::ledger::{Ledger, Progress};
 
@@ -38,34 +39,75 @@ const GUEST: u64 = 0x1000_0000;
 /// What a tag store leaves in a frame: no put's value.
 const TAGS: u64 = 0x7a65;
 
-const POOL: PoolId = PoolId(1);
+/// Most frames.
+const FRAMES: usize = 4;
+/// Most parts of a page, of two halves each.
+const PARTS: u64 = 4;
 
-/// The keys: two pages of one object whose fingerprints are equal, and a page of another.
+/// A set of pages with tags, one bit for each.
+pub type Pages = u128;
+
+/// The pool that keys are in where pools neither come nor go.
+const POOL: PoolId = PoolId(1);
+/// Where they do: the first pool that is made, and the one that is made in its place.
+pub const FIRST_POOL: PoolId = PoolId(2);
+pub const NEXT_POOL: PoolId = PoolId(4);
+/// Name of the shared pools.
+const NAME: Uuid = [3, 4];
+
+/// The keys: two pages of one object whose fingerprints are equal, two pages of another object,
+/// and the first once more, in the pool that is made in place of the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
     A = 0,
     Twin = 1,
     B = 2,
+    C = 3,
+    Reborn = 4,
 }
 
 impl Key {
-    const ALL: [Key; KEYS] = [Key::A, Key::Twin, Key::B];
+    const ALL: [Key; KEYS] = [Key::A, Key::Twin, Key::B, Key::C, Key::Reborn];
 
-    fn object(self) -> Object {
-        Object { pool: POOL, words: if self == Key::B { [9, 9, 9] } else { [1, 2, 3] } }
+    fn pool(self, shape: &Shape) -> PoolId {
+        match self {
+            _ if !shape.pools => POOL,
+            Key::Reborn => NEXT_POOL,
+            _ => FIRST_POOL,
+        }
     }
 
-    fn index(self) -> u64 {
-        static TWIN: OnceLock<u64> = OnceLock::new();
-        let object = self.object();
-        let fingerprint =
-            |index| Fingerprint::of(PartKey { object, index, part: 0 }.hash(object.hash()));
+    fn object(self, shape: &Shape) -> Object {
+        let words = if matches!(self, Key::B | Key::C) { [9, 9, 9] } else { [1, 2, 3] };
+        Object { pool: self.pool(shape), words }
+    }
+
+    /// The first index whose page can lie in the machine whole (where it has several parts, two of
+    /// them in each of two sets), and which is not the other page's.
+    fn index(self, shape: &Shape) -> u64 {
+        static INDEXES: [OnceLock<[u64; KEYS]>; 3] = [const { OnceLock::new() }; 3];
+        let variant = if shape.large { 2 } else { usize::from(shape.pools) };
+        INDEXES[variant].get_or_init(|| Key::ALL.map(|key| key.search(shape)))[self as usize]
+    }
+
+    fn search(self, shape: &Shape) -> u64 {
+        let object = self.object(shape);
+        let hash = |index, part| PartKey { object, index, part }.hash(object.hash());
+        let in_upper_set = |index, part: &u32| hash(index, *part) >> 63 != 0;
+        let fits = |index: &u64| {
+            let upper = (0..PARTS as u32).filter(|part| in_upper_set(*index, part)).count();
+            !shape.large || upper as u64 == PARTS / 2
+        };
+        let mut fitting = (0..).filter(fits);
+        let first = fitting.next().expect("there are many indexes");
         match self {
-            Key::A | Key::B => 0,
-            Key::Twin => *TWIN.get_or_init(|| {
-                let twins = (1..).find(|&index| fingerprint(index) == fingerprint(0));
-                twins.expect("there are few fingerprints")
-            }),
+            Key::A | Key::B | Key::Reborn => first,
+            Key::C => fitting.next().expect("there are many indexes"),
+            Key::Twin => {
+                let fingerprint = |index| Fingerprint::of(hash(index, 0));
+                let twin = fitting.find(|&index| fingerprint(index) == fingerprint(first));
+                twin.expect("there are few fingerprints")
+            }
         }
     }
 
@@ -95,11 +137,18 @@ pub enum Op {
     Deactivate(u32),
     /// The guest stores tags of a page that it has not claimed: its right in dormant storage.
     StoreTags(u64),
+    /// Makes a private pool, of this id if it is to be known.
+    MakePool(Option<PoolId>),
+    /// Makes or finds the shared pool.
+    JoinPool,
+    DestroyPool(PoolId),
+    /// What the DEACTIVATE call does first.
+    DestroyPools,
 }
 
 impl Op {
     /// The pages that it claims.
-    pub fn claims(self) -> u64 {
+    pub fn claims(self) -> Pages {
         match self {
             Op::Claim(page) => pages(page, 1),
             Op::ClaimRange(page, count) => pages(page, count),
@@ -108,7 +157,7 @@ impl Op {
     }
 
     /// The pages whose claims it may end.
-    pub fn releases(self, block_frames: u64) -> u64 {
+    pub fn releases(self, block_frames: u64) -> Pages {
         match self {
             Op::Release(page) => pages(page, 1),
             Op::ReleaseRange(page, count) => pages(page, count),
@@ -120,9 +169,9 @@ impl Op {
     }
 }
 
-/// A set of pages, one bit for each.
-fn pages(first: u64, count: u64) -> u64 {
-    (u64::MAX >> (64 - count)) << first
+/// `count` pages from `first` on.
+fn pages(first: u64, count: u64) -> Pages {
+    (Pages::MAX >> (Pages::BITS as u64 - count)) << first
 }
 
 fn page_range(first: u64, count: u64) -> PhysRange {
@@ -145,10 +194,16 @@ pub enum Trust {
 }
 
 /// What a machine is like.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     pub frames: u64,
     pub block_frames: u64,
+    /// Pages of 16 KiB, in four parts.
+    pub large: bool,
+    /// Pools are made and destroyed, and calls look theirs up.
+    pub pools: bool,
+    /// Sequentially consistent: loads see the newest value only.
+    pub sequential: bool,
     /// Puts keep CRCs.
     pub verify: bool,
     /// A put under way sees at once that a claim waits for it, as on hardware, where a store
@@ -180,12 +235,12 @@ struct PageTags {
 
 #[derive(Debug)]
 struct Ghost {
-    halves: [[Half; 2]; 2],
-    tags: [PageTags; 64],
+    halves: [[Half; 2]; FRAMES],
+    tags: [PageTags; FRAMES * PAGES as usize],
     /// Pages that somebody holds for tags: a claim has returned and no release was called.
-    held: u64,
+    held: Pages,
     /// Blocks that nobody may use but for tags.
-    dormant: [bool; 2],
+    dormant: [bool; FRAMES],
     /// The frames that a CPU's claim or deactivation is about, one bit for each.
     targets: [u32; CPUS],
     /// The same, once the CPU had to wait for a writer, until it waits no more.
@@ -197,6 +252,9 @@ struct Ghost {
     waiters: Vec<loom::thread::Thread>,
     ticks: u32,
     events: Vec<Event>,
+    /// What makers of the shared pool were told, and which pools were destroyed.
+    joined: Vec<PoolId>,
+    destroyed: Vec<PoolId>,
 }
 
 /// The machine.
@@ -209,8 +267,10 @@ pub struct Machine {
     buffer: *mut MetadataBuffer,
     ram: GuestRam,
     stats: Stats,
-    frames: [[Word; 2]; 2],
-    guest: [[Plain; 2]; CPUS],
+    frames: Vec<[Word; 2]>,
+    /// The same, out of the checker's sight.
+    newest: [[Plain; 2]; FRAMES],
+    guest: [[Plain; 2 * PARTS as usize]; CPUS],
     /// Orders a waiting claim before the chunks that follow.
     prompt: Word,
     /// Orders calls.
@@ -228,6 +288,7 @@ impl Drop for Machine {
 
 impl Machine {
     pub fn new(shape: Shape) -> Machine {
+        set_sequential(shape.sequential);
         let storage = range(STORAGE, shape.frames * PAGE_SIZE);
         let tagged = range(TAGGED, shape.frames * PAGES * PAGE_SIZE);
         let region = Region::new(tagged, storage, shape.block_frames * PAGE_SIZE);
@@ -235,24 +296,24 @@ impl Machine {
         let buffer = Box::into_raw(Box::new(MetadataBuffer::new(&regions)));
         // SAFETY: it lives until the machine is dropped, which is after all that borrows it.
         let metadata = unsafe { &*buffer }.metadata();
-        let words = |_| [Word::new(0), Word::new(0)];
         let machine = Machine {
             shape,
             stash: Stash::new(regions.clone(), metadata),
             ledger: Ledger::new(regions, metadata),
             metadata,
             buffer,
-            ram: GuestRam::new(&[range(GUEST, CPUS as u64 * PAGE_SIZE), tagged], &[]),
+            ram: GuestRam::new(&[range(GUEST, CPUS as u64 * PARTS * PAGE_SIZE), tagged], &[]),
             stats: Stats::new(CPUS),
-            frames: [0, 1].map(words),
-            guest: [const { [const { Plain::new(0) }; 2] }; CPUS],
+            frames: (0..shape.frames).map(|_| [Word::new(0), Word::new(0)]).collect(),
+            newest: [const { [const { Plain::new(0) }; 2] }; FRAMES],
+            guest: [const { [const { Plain::new(0) }; 2 * PARTS as usize] }; CPUS],
             prompt: Word::new(0),
             order: Word::new(0),
             ghost: Mutex::new(Ghost {
                 halves: Default::default(),
-                tags: [PageTags::default(); 64],
+                tags: [PageTags::default(); FRAMES * PAGES as usize],
                 held: 0,
-                dormant: [true; 2],
+                dormant: [true; FRAMES],
                 waits: [None; CPUS],
                 targets: [0; CPUS],
                 chunks: [[0; CPUS]; CPUS],
@@ -260,6 +321,8 @@ impl Machine {
                 waiters: Vec::new(),
                 ticks: 0,
                 events: Vec::new(),
+                joined: Vec::new(),
+                destroyed: Vec::new(),
             }),
         };
         if shape.verify {
@@ -274,9 +337,12 @@ impl Machine {
 
     /// Stores half a frame, without a place of its own where threads may switch.
     fn store(&self, frame: usize, half: usize, value: u64) {
-        loom::stop_exploring();
-        self.frames[frame][half].store(value, Ordering::Relaxed);
-        loom::explore();
+        self.newest[frame][half].store(value, Relaxed);
+        if !self.shape.sequential {
+            loom::stop_exploring();
+            self.frames[frame][half].store(value, Ordering::Relaxed);
+            loom::explore();
+        }
     }
 
     /// Orders what a waiting claim did (release) before what a put does next (acquire).
@@ -296,17 +362,17 @@ impl Machine {
     }
 
     /// The pages whose tags the frames of a block store.
-    fn pages_of_block(&self, block: usize) -> u64 {
+    fn pages_of_block(&self, block: usize) -> Pages {
         let count = self.shape.block_frames * PAGES;
         pages(block as u64 * count, count)
     }
 
-    fn blocks_of(&self, pages: u64) -> impl Iterator<Item = usize> {
+    fn blocks_of(&self, pages: Pages) -> impl Iterator<Item = usize> {
         let blocks = (self.shape.frames / self.shape.block_frames) as usize;
         (0..blocks).filter(move |&block| self.pages_of_block(block) & pages != 0)
     }
 
-    fn frames_of(&self, pages: u64) -> u32 {
+    fn frames_of(&self, pages: Pages) -> u32 {
         self.blocks_of(pages).fold(0, |all, block| all | self.frames_of_block(block))
     }
 
@@ -325,12 +391,12 @@ impl Machine {
         };
         assert!(is_linearizable(&events, self.shape.ordered), "no order explains {events:#?}");
         cpu.check_tags(held);
-        let mut claims = [0; 2];
-        let mut claimed = 0;
+        let mut claims = [0; FRAMES];
+        let mut claimed: Pages = 0;
         for frame in 0..self.shape.frames {
             let bits = self.metadata.claimed(frame as u32).load(Ordering::Relaxed);
             claims[self.block_of(frame * PAGES)] += u64::from(bits.count_ones());
-            claimed |= u64::from(bits) << (frame * PAGES);
+            claimed |= Pages::from(bits) << (frame * PAGES);
         }
         assert_eq!(held & !claimed, 0, "a claim was lost: held {held:#x}, claimed {claimed:#x}");
         let word_of = |frame: u64| self.metadata.load(frame as u32, Ordering::Relaxed);
@@ -339,13 +405,40 @@ impl Machine {
             assert!(!word.is_writing(), "frame {frame} stays in WRITING");
             assert_eq!(word.claims(), claims[self.block_of(frame * PAGES)], "frame {frame}");
         }
+        if self.shape.pools {
+            self.check_pools();
+        }
+        let is_open = |frame: &u64| word_of(*frame).is_open();
+        // Pages of one part need one frame of the one set that there is.
+        if !self.shape.large && (0..self.shape.frames).any(|frame| is_open(&frame)) {
+            cpu.check_caching();
+        }
         let progress = cpu.release(0, self.shape.frames * PAGES);
-        assert_eq!(progress.changed, claims[0] + claims[1]);
+        assert_eq!(progress.changed, claims.iter().sum::<u64>());
         for frame in 0..self.shape.frames {
             let word = word_of(frame);
             let is_back = word.is_open() || !word.is_active() && word.claims() == 0;
             assert!(is_back, "the capacity of frame {frame} did not come back: {word:?}");
         }
+        if (0..self.shape.frames).all(|frame| is_open(&frame)) {
+            cpu.check_caching();
+        }
+    }
+
+    /// Each pool is destroyed once or is there, and the shared one is one.
+    fn check_pools(&self) {
+        let (joined, destroyed) = {
+            let ghost = self.ghost.lock().expect("no thread panicked");
+            (ghost.joined.clone(), ghost.destroyed.clone())
+        };
+        for (n, id) in destroyed.iter().enumerate() {
+            assert!(!destroyed[..n].contains(id), "{id:?} was destroyed twice");
+            assert_eq!(self.stash.pool(*id), None, "{id:?} was destroyed");
+        }
+        let left = joined.iter().filter(|id| !destroyed.contains(id));
+        let live: Vec<&PoolId> = left.collect();
+        assert!(live.iter().all(|id| *id == live[0]), "one name, several pools: {live:?}");
+        assert!(live.iter().all(|id| self.stash.pool(**id).is_some_and(|pool| pool.shared)));
     }
 }
 
@@ -392,31 +485,54 @@ impl Cpu<'_> {
         match op {
             Op::Put(key, value) => {
                 keys = key.bit();
-                call = Some(Call::Put { value, kept: self.put(key, value) == Put::Kept });
+                let pool = self.pool(key, false);
+                let kept = pool.is_some_and(|pool| self.put(&pool, key, value) == Put::Kept);
+                self.saw(if kept { Seen::PutKept } else { Seen::PutRefused });
+                call = Some(Call::Put { value, kept });
             }
             Op::Get(key) | Op::Peek(key) => {
                 keys = key.bit();
                 let shared = matches!(op, Op::Peek(_));
-                call = Some(Call::Get { shared, found: self.get(key, shared) });
+                let found = self.pool(key, shared).and_then(|pool| self.get(&pool, key));
+                self.saw(if found.is_some() { Seen::Hit } else { Seen::Miss });
+                call = Some(Call::Get { shared, found });
             }
             Op::FlushPage(key) => {
                 keys = key.bit();
                 call = Some(Call::Flush);
-                let (pool, object) = (pool(false), key.object());
-                machine.stash.flush_pages(&pool, object, key.index(), stats, 0..1, |_| {});
+                if let Some(pool) = self.pool(key, false) {
+                    let object = key.object(&machine.shape);
+                    let index = key.index(&machine.shape);
+                    machine.stash.flush_pages(&pool, object, index, stats, 0..1, |_| {});
+                }
             }
             Op::FlushObject(key) => {
-                let object = key.object();
-                let same = Key::ALL.into_iter().filter(|key| key.object() == object);
-                keys = same.fold(0, |keys, key| keys | key.bit());
+                let object = key.object(&machine.shape);
+                keys = self.keys_where(|key| key.object(&machine.shape) == object);
                 call = Some(Call::Flush);
                 machine.stash.flush_object(&object, stats);
             }
             Op::FlushPool => {
-                keys = !0;
+                let pool = Key::A.pool(&machine.shape);
+                keys = self.keys_where(|key| key.pool(&machine.shape) == pool);
                 call = Some(Call::Flush);
-                machine.stash.flush_pool(POOL, stats);
+                machine.stash.flush_pool(pool, stats);
             }
+            Op::DestroyPool(id) => {
+                keys = self.keys_where(|key| key.pool(&machine.shape) == id);
+                call = Some(Call::Flush);
+                if machine.stash.destroy_pool(id) {
+                    assert_eq!(machine.stash.pool(id), None, "{id:?} is there after its end");
+                    self.ghost(|ghost| ghost.destroyed.push(id));
+                }
+            }
+            Op::DestroyPools => {
+                keys = self.keys_where(|key| key != Key::Reborn);
+                call = Some(Call::Flush);
+                machine.stash.destroy_pools();
+            }
+            Op::MakePool(expected) => self.make_pool(expected),
+            Op::JoinPool => self.join_pool(),
             Op::Claim(page) => self.claim(page, 1, trust),
             Op::ClaimRange(page, count) => self.claim(page, count, trust),
             Op::Release(page) => drop(self.release(page, 1)),
@@ -442,18 +558,82 @@ impl Cpu<'_> {
 
     /// The page that this CPU copies from and to.
     fn own_page(&self) -> PhysAddr {
-        PhysAddr(GUEST + self.number as u64 * PAGE_SIZE)
+        PhysAddr(GUEST + self.number as u64 * PARTS * PAGE_SIZE)
     }
 
-    fn put(&self, key: Key, value: u64) -> Put {
+    /// The half page of its own that this CPU copies from or to.
+    fn guest_half(&self, address: PhysAddr) -> &Plain {
+        let offset = address.0 - self.own_page().0;
+        &self.machine.guest[self.number][(offset / CHUNK) as usize]
+    }
+
+    /// Counts what happened in a race.
+    fn saw(&self, seen: Seen) {
+        if self.number != MAIN {
+            saw(seen);
+        }
+    }
+
+    fn keys_where(&self, is_one: impl Fn(Key) -> bool) -> u8 {
+        Key::ALL.into_iter().filter(|&key| is_one(key)).fold(0, |keys, key| keys | key.bit())
+    }
+
+    /// The pool of a key, if there is one.
+    fn pool(&self, key: Key, shared: bool) -> Option<Pool> {
+        let shape = &self.machine.shape;
+        let id = key.pool(shape);
+        if shape.pools {
+            let found = self.machine.stash.pool(id);
+            self.saw(if found.is_some() { Seen::PoolThere } else { Seen::PoolGone });
+            return found.map(|pool| Pool { shared, ..pool });
+        }
+        Some(Pool { id, page_size: page_size(shape), shared })
+    }
+
+    fn make_pool(&self, expected: Option<PoolId>) {
+        let made = self.machine.stash.create_pool(page_size(&self.machine.shape), None);
+        match (made, expected) {
+            (Ok(id), Some(expected)) => assert_eq!(id, expected),
+            // Another CPU is making one.
+            (Ok(_), None) | (Err(PoolError::Busy), None) => {}
+            (Err(error), _) => panic!("a pool cannot be made: {error:?}"),
+        }
+    }
+
+    fn join_pool(&self) {
+        match self.machine.stash.create_pool(page_size(&self.machine.shape), Some(NAME)) {
+            Ok(id) => self.ghost(|ghost| ghost.joined.push(id)),
+            Err(PoolError::Busy) => {}
+            Err(error) => panic!("a pool cannot be joined: {error:?}"),
+        }
+    }
+
+    /// What is put when nobody else is at work is kept, and the next get finds it.
+    fn check_caching(&self) {
+        const VALUE: u64 = 0x600d;
         let machine = self.machine;
+        let mut pool = self.pool(Key::A, false);
+        if machine.shape.pools {
+            machine.stash.destroy_pools();
+            let made = machine.stash.create_pool(page_size(&machine.shape), None);
+            pool = machine.stash.pool(made.expect("there is none"));
+        }
+        let pool = pool.expect("it was made");
+        let put = self.put(&pool, Key::A, VALUE);
+        assert_eq!(put, Put::Kept, "there is room, and nobody else is at work");
+        assert_eq!(self.get(&pool, Key::A), Some(VALUE), "a page that was just put");
+    }
+
+    fn put(&self, pool: &Pool, key: Key, value: u64) -> Put {
+        let machine = self.machine;
+        let object = Object { pool: pool.id, ..key.object(&machine.shape) };
         machine.guest[self.number].iter().for_each(|half| half.store(value, Relaxed));
         let mut result = None;
         self.ghost(|ghost| ghost.putting += 1);
         machine.stash.put(
-            &pool(false),
-            key.object(),
-            key.index(),
+            pool,
+            object,
+            key.index(&machine.shape),
             self.own_page(),
             self,
             machine.stats.of(self.number),
@@ -468,13 +648,14 @@ impl Cpu<'_> {
         result.expect("one page was offered")
     }
 
-    fn get(&self, key: Key, shared: bool) -> Option<u64> {
+    fn get(&self, pool: &Pool, key: Key) -> Option<u64> {
         let machine = self.machine;
+        let object = Object { pool: pool.id, ..key.object(&machine.shape) };
         let mut result = None;
         machine.stash.get(
-            &pool(shared),
-            key.object(),
-            key.index(),
+            pool,
+            object,
+            key.index(&machine.shape),
             self.own_page(),
             self,
             machine.stats.of(self.number),
@@ -483,9 +664,10 @@ impl Cpu<'_> {
         );
         match result.expect("one page was asked for") {
             Get::Hit => {
-                let [low, high] = machine.guest[self.number].each_ref().map(|w| w.load(Relaxed));
-                assert_eq!(low, high, "half a page");
-                Some(low)
+                let halves = machine.guest[self.number].each_ref().map(|half| half.load(Relaxed));
+                let page = &halves[..2 * pool.page_size.parts() as usize];
+                assert!(page.iter().all(|half| *half == page[0]), "half a page: {page:?}");
+                Some(page[0])
             }
             Get::Miss => None,
             other => panic!("{other:?}"),
@@ -500,6 +682,7 @@ impl Cpu<'_> {
         let range = page_range(page, count);
         let progress = machine.ledger.claim(range, &machine.ram, self, self, stats);
         assert_eq!(progress.changed + progress.unchanged, count);
+        self.saw(if progress.changed > 0 { Seen::Claimed } else { Seen::ClaimHeld });
         self.end_of_wait();
         let sure = match trust {
             Trust::Always => true,
@@ -567,10 +750,10 @@ impl Cpu<'_> {
     }
 
     /// The tags of these pages are as they were stored.
-    fn check_tags(&self, pages: u64) {
+    fn check_tags(&self, pages: Pages) {
         self.ghost(|ghost| {
-            for (page, tags) in (0..).zip(&ghost.tags) {
-                if pages & 1 << page != 0 {
+            for (page, tags) in (0u64..).zip(&ghost.tags) {
+                if pages & 1 << page as u32 != 0 {
                     let now = tags.dirty.unwrap_or(tags.memory);
                     assert_eq!(now, TAGS + page, "tags of page {page} were lost");
                 }
@@ -580,15 +763,16 @@ impl Cpu<'_> {
 
     fn end_of_wait(&self) {
         self.ghost(|ghost| {
-            ghost.waits[self.number] = None;
+            if ghost.waits[self.number].take().is_some() {
+                self.saw(Seen::Waited);
+            }
             ghost.chunks[self.number] = [0; CPUS];
         });
     }
 }
 
-fn pool(shared: bool) -> Pool {
-    let page_size = PageSize::from_shift(12).expect("a page size");
-    Pool { id: POOL, page_size, shared }
+fn page_size(shape: &Shape) -> PageSize {
+    PageSize::from_shift(if shape.large { 14 } else { 12 }).expect("a page size")
 }
 
 impl Ghost {
@@ -612,8 +796,8 @@ impl Ghost {
 impl PageMemory for Cpu<'_> {
     fn copy_chunk_in(&self, from: PhysAddr, to: PhysAddr) -> Result<(), CopyFault> {
         let machine = self.machine;
-        let half = (from.0 / CHUNK % 2) as usize;
-        let value = machine.guest[self.number][half].load(Relaxed);
+        let half = (to.0 / CHUNK % 2) as usize;
+        let value = self.guest_half(from).load(Relaxed);
         let frame = ((to.0 - STORAGE) / PAGE_SIZE) as usize;
         let block = machine.block_of(frame as u64 * PAGES);
         // After the look at the state word, before the store.
@@ -646,21 +830,24 @@ impl PageMemory for Cpu<'_> {
     }
 
     fn copy_page_out(&self, from: PhysAddr, to: PhysAddr) -> Result<(), CopyFault> {
-        assert_eq!(to, self.own_page());
         let machine = self.machine;
         let frame = ((from.0 - STORAGE) / PAGE_SIZE) as usize;
         for half in 0..2 {
-            let value = machine.frames[frame][half].load(Ordering::Relaxed);
-            machine.guest[self.number][half].store(value, Relaxed);
+            let value = if machine.shape.sequential {
+                switch_point();
+                machine.newest[frame][half].load(Relaxed)
+            } else {
+                machine.frames[frame][half].load(Ordering::Relaxed)
+            };
+            self.guest_half(PhysAddr(to.0 + half as u64 * CHUNK)).store(value, Relaxed);
         }
         Ok(())
     }
 
     fn crc32c(&self, seed: u32, range: PhysRange) -> Result<u32, CopyFault> {
-        let first = range.start().0 % PAGE_SIZE / CHUNK;
-        let halves = first..first + range.len() / CHUNK;
-        Ok(halves.fold(seed, |crc, half| {
-            let value = self.machine.guest[self.number][half as usize].load(Relaxed);
+        let start = range.start().0;
+        Ok((start..start + range.len()).step_by(CHUNK as usize).fold(seed, |crc, half| {
+            let value = self.guest_half(PhysAddr(half)).load(Relaxed);
             crc.wrapping_mul(31).wrapping_add(value as u32 + 1)
         }))
     }
