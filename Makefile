@@ -108,9 +108,12 @@ doc: setup ## Makes the sources' documentation, host and firmware (target/doc)
 	$(Q)$(BARE_DOC) -p tagstash --bin tagstash
 	$(Q)$(BARE_DOC) -p harness --bin harness
 
-model: ## Runs the model checker (loom) on the racing operations
+# MODEL=list shows the cases, MODEL=test is what `make test` runs, MODEL='run put+claim' some cases, MODEL=--help the rest.
+MODEL ?= run
+
+model: ## Runs the model checker (loom) on all racing operations (MODEL=list shows them)
 	$(Q)RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-		$(CARGO) test --release --test loom --target-dir target/loom
+		$(CARGO) test --quiet --release --test loom --target-dir target/loom -- $(MODEL)
 
 # SECONDS=3600 fuzzes for an hour; FUZZ='...' is another command of tests/fuzz (FUZZ=minimise, FUZZ=--help).
 SECONDS ?= 60

@@ -7,7 +7,7 @@ use crate::{counterexamples, events, matrix, meta, pools};
 /// What a case is.
 #[derive(Clone, Debug)]
 pub enum Body {
-    /// To be explored: at one preemption first, then more.
+    /// To be explored: without preemptions first, then with more.
     Race(Race),
     /// Races of a machine with a fault: one of them must fail, and say this.
     Fault(Vec<Race>, &'static str),
@@ -16,7 +16,7 @@ pub enum Body {
     /// The very race of the case of this name.
     Same(String),
     /// No race, and why.
-    Gap(#[expect(dead_code, reason = "said in the source")] &'static str),
+    Gap(&'static str),
 }
 
 /// A case.

@@ -228,7 +228,7 @@ fn row(kinds: &[Kind], geometries: &[(Shape, &str)], least: usize, why: &str) ->
                 let least = if shape.large { 1 } else { least };
                 // Threes on one frame say most for their time.
                 let is_tested = kinds.len() < 3 || shape == ONE || shape.large;
-                let test_least = is_tested.then_some(1);
+                let test_least = is_tested.then_some(if kinds.len() < 3 { 1 } else { 0 });
                 let (group, why) = (group.clone(), why.to_owned());
                 cells.push(Case { group, name, body, least, test_least, why });
             }

@@ -2,7 +2,7 @@
 //! Runs cases on all CPUs: one process each, since threads of one process would stand in line for
 //! the memory of stacks, and since a case that takes its process down is one failure, not the end.
 //!
-//! A race is explored at one preemption first, then at more: up to the bound that the case asks for
+//! A race is explored without preemptions first, then with more and more: up to the bound that the case asks for
 //! whatever it costs, and on from there while the next bound is likely to stay within a budget of
 //! executions. So the depth depends on the code and on nothing else: the same cases, bounds and
 //! executions on any machine. A bound that took no more executions than the one before it cut
@@ -12,7 +12,7 @@ use crate::cases::{self, Body, Case};
 use crate::matrix;
 use crate::race;
 use crate::tally::{self, SEEN};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::io::{self, BufRead, BufReader, Write};
 use std::panic::{self, AssertUnwindSafe};
@@ -121,7 +121,15 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
 fn list(cases: &[Case]) {
     let pairs = matrix::pairs();
     println!("Every two operations. e, h, f: with the frames empty, half full, full;");
-    println!("=: the race of another cell; .: no race.\n\n{}", matrix::table(&pairs));
+    println!("=: the race of another cell; .: no race, because");
+    let reasons = pairs.iter().filter_map(|case| match case.body {
+        Body::Gap(reason) => Some(reason),
+        _ => None,
+    });
+    for reason in reasons.collect::<BTreeSet<_>>() {
+        println!("   {reason}");
+    }
+    println!("\n{}", matrix::table(&pairs));
     println!("Other cases:\n");
     for case in &cases[pairs.len()..] {
         match &case.body {
@@ -190,7 +198,7 @@ fn dive(case: &Case, least: usize, budget: usize) -> Depth {
     match &case.body {
         Body::Race(race) => {
             let mut depth = Depth::default();
-            for bound in 1.. {
+            for bound in 0.. {
                 let before = depth.last;
                 depth.last = race.clone().explore(bound);
                 depth.all += depth.last;
@@ -243,6 +251,12 @@ impl Worker {
         let pipes = (process.stdin.take(), process.stdout.take());
         let (Some(orders), Some(answers)) = pipes else { unreachable!("both are piped") };
         Ok(Worker { process, orders, answers: BufReader::new(answers) })
+    }
+
+    fn end(self) {
+        let Worker { mut process, orders, .. } = self;
+        drop(orders);
+        let _ = process.wait();
     }
 
     /// Runs case `number`. Says too whether the process can run another.
@@ -373,8 +387,11 @@ fn start(chosen: &[usize], budget: usize, shallow: bool, jobs: usize) -> mpsc::R
                 let (outcome, lives) = present.run(number);
                 worker = lives.then_some(present);
                 if sender.send(outcome).is_err() {
-                    return;
+                    break;
                 }
+            }
+            if let Some(worker) = worker {
+                worker.end();
             }
         });
     }
