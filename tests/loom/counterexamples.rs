@@ -203,6 +203,7 @@ fn maintenance() -> Vec<Case> {
 fn deactivations() -> Vec<Case> {
     let one = Shape { prompt: true, ..ONE };
     let lent = [Activate(0)];
+    let held = [Activate(0), Put(A, 1)];
     let claimed = [Activate(0), Claim(P)];
     let races = vec![
         (2, race(one, &lent, [&[Deactivate(0)], &[Activate(0)], &[Put(A, 2)]])),
@@ -211,6 +212,8 @@ fn deactivations() -> Vec<Case> {
         (2, race(one, &claimed, [&[Deactivate(0)], &[Release(P)], &[Query(P)]])),
         (1, race(one, &claimed, [&[Deactivate(0)], &[Claim(Q)], &[Query(P)]])),
         (1, race(one, &claimed, [&[Deactivate(0)], &[Deactivate(0)], &[Query(P)]])),
+        // What was there before does not come back, with tags of the time between in it.
+        (2, race(ONE, &held, [&[Deactivate(0), StoreTags(P), Activate(0)], &[Get(A), Get(A)]])),
     ];
     named("06-deactivation-counts", "a deactivation holds a count", races)
 }
