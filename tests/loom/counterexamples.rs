@@ -5,7 +5,7 @@
 
 use crate::cases::{Body, Case};
 use crate::machine::{Key::*, Op, Op::*, Shape};
-use crate::race::{BLOCK, ONE, Race, TWO, race};
+use crate::race::{BLOCK, LARGE, ONE, Race, TWO, race};
 
 /// The first and another page whose tags the first frame stores, and one of the second's.
 const P: u64 = 0;
@@ -123,6 +123,7 @@ fn short_waits() -> Vec<Case> {
 fn pages_that_come_back() -> Vec<Case> {
     let one = [Activate(0), Put(A, 1)];
     let two = [Activate(0), Activate(1), Put(A, 1)];
+    let large = [Activate(0), Activate(1), Activate(2), Activate(3), Put(A, 1)];
     let undone = [Claim(P), Release(P)];
     let races = vec![
         (2, race(ONE, &one, [&undone, &[Get(A), Get(A)]])),
@@ -132,6 +133,8 @@ fn pages_that_come_back() -> Vec<Case> {
         (2, race(TWO, &two, [&[Claim(R), Release(R)], &[Put(A, 2), Get(A)]])),
         (1, race(ONE, &one, [&[Claim(P)], &undone, &[Get(A), Get(A)]])),
         (1, race(BLOCK, &one, [&[Claim(P)], &[Release(P)], &[Get(A), Get(A)]])),
+        // The last part of a page is in the first frame.
+        (1, race(LARGE, &large, [&undone, &[Get(A), Get(A)]])),
     ];
     named("04-gone-is-gone", "a page does not come back after a claim", races)
 }

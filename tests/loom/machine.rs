@@ -96,7 +96,9 @@ impl Key {
         let in_upper_set = |index, part: &u32| hash(index, *part) >> 63 != 0;
         let fits = |index: &u64| {
             let upper = (0..PARTS as u32).filter(|part| in_upper_set(*index, part)).count();
-            !shape.large || upper as u64 == PARTS / 2
+            // The last part takes the first frame, which the matrix has claimed.
+            let is_last_lower = !in_upper_set(*index, &(PARTS as u32 - 1));
+            !shape.large || upper as u64 == PARTS / 2 && is_last_lower
         };
         let mut fitting = (0..).filter(fits);
         let first = fitting.next().expect("there are many indexes");

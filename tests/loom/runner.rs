@@ -444,8 +444,8 @@ impl Summary {
         ));
         say(&format!("# {} executions, {:.0} s", self.executions, time.as_secs_f64()));
         for ((bound, is_cut), races) in &self.depths {
-            let cut = if *is_cut { "with up to" } else { "all, none has more than" };
-            say(&format!("# {races:4} races: every schedule {cut} {bound} preemptions"));
+            let cut = if *is_cut { "; more were left out" } else { ", which are all schedules" };
+            say(&format!("# {races:4} races: up to {bound} preemptions{cut}"));
         }
         for (count, name) in self.seen.iter().zip(tally::NAMES) {
             say(&format!("# {count:9} {name}"));
