@@ -56,10 +56,10 @@ pub fn cases() -> Vec<Case> {
     .concat()
 }
 
-/// 1. A: frame 0 in WRITING, copying. B: the scan for older copies passes it by. A publishes. B
+/// Number 1: A: frame 0 in WRITING, copying. B: the scan for older copies passes it by. A publishes. B
 /// puts into frame 1: two copies of one key.
 ///
-/// 1b. Looking again only after publishing: B publishes frame 1, looks (frame 0 still in WRITING)
+/// Number 1b: Looking again only after publishing: B publishes frame 1, looks (frame 0 still in WRITING)
 /// and returns; A publishes frame 0: a get finds the one, then another get the other.
 fn two_copies() -> Vec<Case> {
     let full = [&LENT[..], &[Put(B, 9)]].concat();
@@ -78,10 +78,10 @@ fn two_copies() -> Vec<Case> {
     .concat()
 }
 
-/// 2. The page's bit set before the wait: B sees it and returns; a put that has looked at its word
+/// Number 2: The page's bit set before the wait: B sees it and returns; a put that has looked at its word
 /// already stores a chunk over tags.
 ///
-/// 2b. The bit set after the wait and before the maintenance: B returns while lines are dirty.
+/// Number 2b: The bit set after the wait and before the maintenance: B returns while lines are dirty.
 fn claims_and_bits() -> Vec<Case> {
     let full = [Activate(0), Put(A, 1), Put(B, 1)];
     let first = vec![
@@ -101,7 +101,7 @@ fn claims_and_bits() -> Vec<Case> {
     .concat()
 }
 
-/// 3. A counts and sets its bit; R clears the bit and counts down to 0; the put sees 0 and goes
+/// Number 3: A counts and sets its bit; R clears the bit and counts down to 0; the put sees 0 and goes
 /// on: A waits for a whole page. Here a put under way sees a waiting claim at its next look,
 /// and may store one chunk more.
 fn short_waits() -> Vec<Case> {
@@ -118,7 +118,7 @@ fn short_waits() -> Vec<Case> {
     named("03-one-chunk", "a claim waits for one chunk", races)
 }
 
-/// 4. A frame holds a page; A counts; a get misses, a flush returns or a put is refused, for all
+/// Number 4: A frame holds a page; A counts; a get misses, a flush returns or a put is refused, for all
 /// pass a counted frame by; the claim is undone before CACHED was cleared: the page comes back.
 fn pages_that_come_back() -> Vec<Case> {
     let one = [Activate(0), Put(A, 1)];
@@ -157,13 +157,13 @@ fn releases_with_claims(shape: Shape) -> Vec<(usize, Race)> {
     ]
 }
 
-/// 5. A is past its wait, a put stores a chunk, and A's maintenance drops the line: a torn page.
+/// Number 5: A is past its wait, a put stores a chunk, and A's maintenance drops the line: a torn page.
 /// A claim holds its count so that none can; two activations can.
 ///
-/// 7. R clears the bit; another claim of the page returns and stores tags; R's maintenance drops
+/// Number 7: R clears the bit; another claim of the page returns and stores tags; R's maintenance drops
 /// them.
 ///
-/// 8. Activation without tag maintenance: a dirty tag line of the dormant time lands on a page.
+/// Number 8: Activation without tag maintenance: a dirty tag line of the dormant time lands on a page.
 ///
 /// Two of these once more, on a machine whose maintenance does what it must not: it must not go
 /// unseen here.
@@ -201,7 +201,7 @@ fn maintenance() -> Vec<Case> {
     .concat()
 }
 
-/// 6. Dormancy swapped in before counting, or a deactivation that holds no count: the count
+/// Number 6: Dormancy swapped in before counting, or a deactivation that holds no count: the count
 /// underflows, or a put under way never notices.
 fn deactivations() -> Vec<Case> {
     let one = Shape { prompt: true, ..ONE };
@@ -221,7 +221,7 @@ fn deactivations() -> Vec<Case> {
     named("06-deactivation-counts", "a deactivation holds a count", races)
 }
 
-/// 9. A range counted by one first and the rest after its bits are set: the release of one of its
+/// Number 9: A range counted by one first and the rest after its bits are set: the release of one of its
 /// pages takes the count below 0. And one call that takes several blocks, in one batch.
 fn ranges() -> Vec<Case> {
     let count = Q + 1;
@@ -255,7 +255,7 @@ fn ranges() -> Vec<Case> {
     .concat()
 }
 
-/// 10. "The block is in tags already" tested before counting: the other page is released, a put
+/// Number 10: "The block is in tags already" tested before counting: the other page is released, a put
 /// starts, then the count goes up without a wait.
 fn in_tags_already() -> Vec<Case> {
     let races = vec![
