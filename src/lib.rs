@@ -36,7 +36,7 @@
 //! The firmware binary (`main.rs`, `el2/`) gives this library a CPU; host tests give it a
 //! simulated memory whose tag storage really aliases; the model checker gives it schedules.
 
-#![cfg_attr(not(any(test, loom)), no_std)]
+#![cfg_attr(not(any(test, loom, shuttle)), no_std)]
 
 extern crate alloc;
 

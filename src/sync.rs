@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Atomics: core's, or the model checker's. The only place that chooses.
 //!
+//! Under shuttle, whose schedules are random, they are core's with a place to switch threads
+//! before each access.
+//!
 //! loom remembers one last access of an object, so that a thread's own load can hide another
 //! thread's from its search. Under loom every access is therefore followed by a relaxed store
 //! to one shared word, which makes every two accesses dependent, and so every order of them
@@ -11,7 +14,7 @@
 //! with each load of a word that was just written. Where that is too much, a test asks for
 //! sequential consistency: interleavings are explored then, and orderings are not.
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// A statistics counter: always core's, because no decision is ever made on one.
@@ -21,6 +24,12 @@ pub use core::sync::atomic::AtomicU64 as Counter;
 pub use checked::{AtomicU32, AtomicU64, fence, set_racing, set_sequential, switch_point};
 #[cfg(loom)]
 pub use core::sync::atomic::Ordering;
+
+#[cfg(shuttle)]
+pub use scheduled::{AtomicU32, AtomicU64, Ordering, fence, set_racing, switch_point};
+
+#[cfg(shuttle)]
+mod scheduled;
 
 #[cfg(loom)]
 mod checked {

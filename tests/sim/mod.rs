@@ -14,6 +14,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use tagstash::addr::{PAGE_SIZE, PhysAddr, PhysRange};
 use tagstash::hypercall::abi::{Function, Status};
@@ -122,24 +123,32 @@ impl Layout {
     }
 }
 
-/// Memory, by words, for any number of threads.
+const WORDS_PER_PAGE: usize = PAGE_SIZE as usize / 8;
+
+/// The words of one page.
+type Words = Box<[AtomicU64; WORDS_PER_PAGE]>;
+
+/// Memory, by words, for any number of threads. A page that nobody touched takes no space.
 pub struct Dram {
     pub layout: Layout,
-    words: Vec<AtomicU64>,
+    pages: Vec<OnceLock<Words>>,
     /// Chunk copies left until the next is an external abort; a large number for never.
     pub abort_after: AtomicUsize,
 }
 
 impl Dram {
     pub fn new(layout: Layout) -> Dram {
-        let words = (0..layout.length / 8).map(|_| AtomicU64::new(0)).collect();
-        Dram { layout, words, abort_after: AtomicUsize::new(usize::MAX) }
+        let pages = (0..layout.length.div_ceil(PAGE_SIZE)).map(|_| OnceLock::new()).collect();
+        Dram { layout, pages, abort_after: AtomicUsize::new(usize::MAX) }
     }
 
     fn word(&self, address: u64) -> &AtomicU64 {
         assert!(address.is_multiple_of(8), "{address:#x}");
         let offset = address.checked_sub(self.layout.base).expect("below RAM");
-        &self.words[(offset / 8) as usize]
+        assert!(offset < self.layout.length, "{address:#x} is beyond RAM");
+        let page = self.pages[(offset / PAGE_SIZE) as usize]
+            .get_or_init(|| Box::new([const { AtomicU64::new(0) }; WORDS_PER_PAGE]));
+        &page[(offset % PAGE_SIZE / 8) as usize]
     }
 
     pub fn load(&self, address: u64) -> u64 {
