@@ -45,7 +45,7 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine initramfs run linux test symbolize dist doc model fuzz lint fmt clean distclean
+.PHONY: help setup build image harness machine initramfs run linux test symbolize dist doc model schedules miri fuzz lint fmt clean distclean
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -114,6 +114,16 @@ MODEL ?= run
 model: ## Runs the model checker (loom) on all racing operations (MODEL=list shows them)
 	$(Q)RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
 		$(CARGO) test --quiet --release --test loom --target-dir target/loom -- $(MODEL)
+
+# SECONDS= (empty) or ITERATIONS=n runs so many seeds instead; SEED=n begins there; TEST=name picks; REPLAY=file is a schedule.
+schedules: ## Runs long histories under random schedules (SECONDS=n, SEED=n, TEST=name)
+	$(Q)RUSTFLAGS="--cfg shuttle" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+		SCHEDULES_SECONDS="$(if $(ITERATIONS),,$(SECONDS))" SCHEDULES_ITERATIONS="$(ITERATIONS)" SCHEDULES_SEED="$(SEED)" \
+		SCHEDULES_REPLAY="$(abspath $(REPLAY))" $(CARGO) test --release --test shuttle --target-dir target/shuttle -- $(TEST)
+
+# MIRI='...' is passed to `cargo test`, such as a test's name.
+miri: ## Runs the portable tests under Miri, where nightly Rust has it
+	$(Q)$(PYTHON) tests/miri.py $(MIRI)
 
 # SECONDS=3600 fuzzes for an hour; FUZZ='...' is another command of tests/fuzz (FUZZ=minimise, FUZZ=--help).
 SECONDS ?= 60

@@ -38,6 +38,7 @@ fn active(test: impl FnOnce(&Cpu<'_, '_, Dram>, &Dram, &[u64], u64)) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "long; the same code runs in the others")]
 fn p1_claimed_storage_is_not_written_until_its_last_claim_is_released() {
     for layout in [Layout::one(64, PAGE_SIZE), Layout::one(64, 4 * PAGE_SIZE), Layout::crossed(32)]
     {
@@ -118,6 +119,7 @@ fn p2_keys_are_compared_whole() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "long; the same code runs in the others")]
 fn p2_large_pages_are_whole_or_not_there() {
     on(Layout::one(64, PAGE_SIZE), |cpu, dram, pages| {
         cpu.activate(0);
@@ -332,6 +334,7 @@ fn p10_a_large_page_does_not_push_its_own_parts_out() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "long; the same code runs in the others")]
 fn p6_claims_balance_whatever_the_order() {
     for block_size in [1, 2, 4] {
         on(Layout::one(16, block_size * PAGE_SIZE), |cpu, dram, pages| {
@@ -371,6 +374,7 @@ fn p6_claims_balance_whatever_the_order() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "long; the same code runs in the others")]
 fn p6_capacity_comes_back_with_the_last_release() {
     active(|cpu, dram, pages, pool| {
         cpu.reclaim(pages[0], 64 * 32);
@@ -395,6 +399,7 @@ fn p6_capacity_comes_back_with_the_last_release() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "long; the same code runs in the others")]
 fn p7_no_arguments_crash_or_reach_beyond_guest_ram() {
     on(Layout::crossed(16), |cpu, dram, pages| {
         cpu.activate(1);
@@ -466,6 +471,7 @@ fn p7_no_arguments_crash_or_reach_beyond_guest_ram() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "long; the same code runs in the others")]
 fn p8_until_activation_all_storage_stays_with_tags() {
     on(Layout::one(64, PAGE_SIZE), |cpu, dram, pages| {
         let pool = cpu.create_pool(12);
@@ -523,6 +529,7 @@ fn p9_without_regions_every_call_is_answered() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "long; the same code runs in the others")]
 fn p10_it_really_caches() {
     active(|cpu, dram, pages, pool| {
         // One at a time: never refused, and the next get hits, whatever is in tags but one
@@ -553,6 +560,7 @@ fn p10_it_really_caches() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "long; the same code runs in the others")]
 fn p10_a_set_gives_up_ways_evenly_to_a_contiguous_run_of_tagged_memory() {
     on(Layout::one(256, PAGE_SIZE), |cpu, dram, pages| {
         cpu.activate(0);
@@ -568,6 +576,7 @@ fn p10_a_set_gives_up_ways_evenly_to_a_contiguous_run_of_tagged_memory() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "long; the same code runs in the others")]
 fn verification_turns_a_forgotten_claim_into_a_counted_miss() {
     on(Layout::one(64, PAGE_SIZE), |cpu, dram, pages| {
         cpu.activate(1);

@@ -58,7 +58,7 @@ fn sequence_of(dram: &Dram, page: u64, length: u64, key: u64) -> Option<u64> {
     // The first word gives the seed away: content() at offset 0 is invertible by search over
     // what can be; every other word must agree.
     let first = dram.load(page);
-    let candidates = 0..1 << 16;
+    let candidates = 0..if cfg!(miri) { 64 } else { 1 << 16 };
     candidates
         .into_iter()
         .find(|&s| content(seed(key, s), 0) == first)
@@ -160,6 +160,8 @@ fn check_tags(dram: &Dram, page: u64, tag: u8) {
 }
 
 fn stress(layout: Layout, shift: u64, shared: bool, rounds: u64, least_share: u64) {
+    // Miri looks at a few calls of each CPU, with values as old as its memory model allows.
+    let (rounds, least_share) = if cfg!(miri) { (12, 0) } else { (rounds, least_share) };
     let pages = layout.guest_pages();
     with_service(&layout.clone(), CPUS, Dram::new(layout), |service: &Service<'_, Dram>| {
         let boot = Cpu::new(service, 0);
@@ -213,6 +215,7 @@ fn p1_p2_p3_p6_four_cpus_pages_of_four_parts() {
 /// Deactivation and activation while other CPUs put, get and claim: nothing of an earlier
 /// time comes back, and at the end all storage is with tags.
 #[test]
+#[cfg_attr(miri, ignore = "waits for many hits")]
 fn p6_p8_deactivation_and_activation_under_way() {
     let layout = Layout::one(48, PAGE_SIZE);
     let pages = layout.guest_pages();

@@ -284,6 +284,11 @@ def model_steps() -> Iterator[Step]:
     yield Step("model", ["make", "--no-print-directory", "model", "MODEL=test"], 600, read_tap)
 
 
+def schedules_steps() -> Iterator[Step]:
+    """Runs long histories under randomised schedules, from a fixed seed."""
+    yield Step("schedules", ["make", "--no-print-directory", "schedules", "SECONDS="], 600, read_cargo)
+
+
 def harness_suite(name: str, summary: str, seconds: int, *options: str) -> Suite:
     """Makes a suite of one harness run."""
 
@@ -785,6 +790,7 @@ SUITES = [
     Suite("tagalias", "the aliasing library's unit tests", tagalias_steps),
     Suite("fuzz", "device-tree code on its fuzzing corpus, and on a fixed number of new inputs", fuzz_steps),
     Suite("model", "the racing operations under the model checker", model_steps),
+    Suite("schedules", "long histories under randomised schedules", schedules_steps),
     Suite("lint", "formatting, lints and documentation, and that every message is explained", lint_steps),
     harness_suite("harness-1cpu", "the test guest on 1 CPU", 180, "--layout", "one"),
     harness_suite("harness-4cpu", "the test guest on 4 CPUs", 240, "--layout", "one", "--cpus", "4"),
