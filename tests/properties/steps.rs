@@ -110,7 +110,7 @@ impl Step {
     /// Any step.
     pub fn any() -> impl Strategy<Value = Step> {
         let key = || {
-            (0..6u8, 0..3u8, 0..6u8).prop_map(|(pool, object, index)| Key { pool, object, index })
+            (0..4u8, 0..2u8, 0..4u8).prop_map(|(pool, object, index)| Key { pool, object, index })
         };
         let place = || prop_oneof![6 => (0..8u8).prop_map(Place::Buffer), 1 => any::<u16>().prop_map(Place::Anywhere)];
         let run = || {
