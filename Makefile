@@ -45,7 +45,7 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine initramfs run linux test symbolize dist doc model schedules miri fuzz lint fmt clean distclean
+.PHONY: help setup build image harness machine initramfs run linux test symbolize dist doc model litmus schedules miri fuzz lint fmt clean distclean
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -124,6 +124,9 @@ schedules: ## Runs long histories under random schedules (SECONDS=n, SEED=n, TES
 # MIRI='...' is passed to `cargo test`, such as a test's name.
 miri: ## Runs the portable tests under Miri, where nightly Rust has it
 	$(Q)$(PYTHON) tests/miri.py $(MIRI)
+
+litmus: ## Runs the memory orderings as litmus shapes under Arm's model (herd7)
+	$(Q)$(PYTHON) tests/litmus.py
 
 # SECONDS=3600 fuzzes for an hour; FUZZ='...' is another command of tests/fuzz (FUZZ=minimise, FUZZ=--help).
 SECONDS ?= 60

@@ -8,7 +8,8 @@ unpacked under build/tools. Nothing outside build/ changes, apart from the targe
 and no root rights are needed. Running it again costs a fraction of a second.
 
 With `--only linux`, and then only, it gets the guest that `make linux` boots: Debian's own arm64 kernel and busybox, under
-build/linux. Exit status: 0 if all is there, 3 if the guest could not be downloaded, 1 for any other trouble.
+build/linux. With `--only herd`, and then only, it gets herd7 for `make litmus`. Exit status: 0 if all is there, 3 if the guest or
+herd7 could not be downloaded, 1 for any other trouble.
 
 Results: build/tools.json (read by qemu/run.py, qemu/initramfs.py and tests/suite.py); build/cargo.env and build/cargo.flags (read by the
 Makefile), which are empty where the bare-metal target is installed.
@@ -661,6 +662,66 @@ def find_uboot() -> dict[str, object]:
     return {**Program(argv, env, match[1], "fetched").record(), "bios": str(bios)}
 
 
+HERD_SUITE = "forky"
+# The expectations of tests/litmus/ were found with this version, and the model comes with the program.
+HERD_MINIMUM = (7, 58)
+
+
+def find_herd(old: dict[str, dict]) -> Program:
+    """Finds herd7, which runs litmus tests under a memory model, or fetches it."""
+    candidate = shutil.which("herd7")
+    if candidate:
+        version = herd_version([candidate], {})
+        if numbers(version) >= HERD_MINIMUM:
+            say("herd", f"{version} ({candidate})")
+            return Program([candidate], {}, version, "system")
+        say("herd", f"{candidate} is version {version or 'unknown'}, and {'.'.join(map(str, HERD_MINIMUM))} is needed")
+    known = recorded("herd", old)
+    if known and known.origin == "fetched":
+        say("herd", f"{known.version} (under {relative(TOOLS)})")
+        return known
+    tree = TOOLS / "herd"
+    remedy = (f"What to do: look whether this machine reaches the archives listed under /etc/apt, or install herdtools7 "
+              f"{'.'.join(map(str, HERD_MINIMUM))} or newer by hand (opam has it too) so that herd7 is found in PATH; nothing but "
+              f"`make litmus` needs it")
+    if not (tree / "usr/bin/herd7").is_file():
+        try:
+            status, text = run(["dpkg", "--print-architecture"], 20)
+            if status != 0:
+                raise SetupError(f"dpkg does not tell this system's architecture:\n{indent(text)}")
+            # By naming the architecture: its C library is another one than this system's, and has to come along.
+            apt = Apt("herd", [HERD_SUITE], text.strip())
+            apt.update("herd")
+            offered = apt.versions("herdtools7")
+            good = [entry for entry in offered if numbers(entry[0]) >= HERD_MINIMUM]
+            if not good:
+                there = ", ".join(f"{version} ({suite})" for version, suite in offered) or "none"
+                raise SetupError(f"no archive that could be reached offers a new enough herdtools7 for {text.strip()}; there is: {there}")
+            apt.fetch_tree("herd", ["herdtools7"], good[0][1], tree)
+            # The package's other programs take a quarter of a gigabyte.
+            for program in (tree / "usr/bin").iterdir():
+                if program.name != "herd7":
+                    program.unlink()
+        except SetupError as error:
+            raise NotDownloaded(f"herd7 could not be got: {error}\n{remedy}") from None
+    argv, env = tree_command(tree, tree / "usr/bin/herd7", None)
+    argv += ["-set-libdir", str(tree / "usr/share/herdtools7/herd")]
+    version = herd_version(argv, env)
+    if not version:
+        _, text = run([*argv, "-version"], 30, env)
+        shutil.rmtree(tree, ignore_errors=True)
+        raise SetupError(f"the herd7 fetched does not run:\n{indent(text)}\n{remedy}")
+    say("herd", f"{version} (fetched to {relative(tree)})")
+    return Program(argv, env, version, "fetched")
+
+
+def herd_version(argv: list[str], env: dict[str, str]) -> str:
+    """Asks herd7 for its version; empty if it tells none."""
+    status, text = run([*argv, "-version"], 30, env)
+    match = re.match(r"(\d+\.\d+[\d.]*)", text)
+    return match[1] if match and status == 0 else ""
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Rust
 
@@ -909,9 +970,9 @@ def write_if_changed(file: Path, text: str) -> None:
 def main() -> int:
     """Sets everything up; returns the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="Results are kept under build/.")
-    parser.add_argument("--only", choices=["rust", "qemu", "dtc", "u-boot", "linux"], action="append",
-                        help="look after this only (may be given again); u-boot, and linux, the guest of `make linux`, are "
-                             "got only when they are asked for")
+    parser.add_argument("--only", choices=["rust", "qemu", "dtc", "u-boot", "linux", "herd"], action="append",
+                        help="look after this only (may be given again); u-boot, linux, the guest of `make linux`, and herd, for "
+                             "`make litmus`, are got only when they are asked for")
     parser.add_argument("--ignore-system", action="store_true",
                         help="fetch QEMU and dtc even where the system has good ones")
     parser.add_argument("--ignore-rustup", action="store_true",
@@ -942,6 +1003,8 @@ def main() -> int:
             new["u-boot"] = find_uboot()
         if "linux" in wanted:
             new["linux"] = find_linux(old)
+        if "herd" in wanted:
+            new["herd"] = find_herd(old).record()
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return error.status

@@ -289,6 +289,11 @@ def schedules_steps() -> Iterator[Step]:
     yield Step("schedules", ["make", "--no-print-directory", "schedules", "SECONDS="], 600, read_cargo)
 
 
+def litmus_steps() -> Iterator[Step]:
+    """Runs the memory orderings under Arm's model. It fetches herd7 first; where that cannot be had, each run is skipped."""
+    yield Step("litmus", [sys.executable, "tests/litmus.py"], 900, read_tap)
+
+
 def harness_suite(name: str, summary: str, seconds: int, *options: str) -> Suite:
     """Makes a suite of one harness run."""
 
@@ -791,6 +796,7 @@ SUITES = [
     Suite("fuzz", "device-tree code on its fuzzing corpus, and on a fixed number of new inputs", fuzz_steps),
     Suite("model", "the racing operations under the model checker", model_steps),
     Suite("schedules", "long histories under randomised schedules", schedules_steps),
+    Suite("litmus", "the memory orderings as litmus shapes, under Arm's model", litmus_steps),
     Suite("lint", "formatting, lints and documentation, and that every message is explained", lint_steps),
     harness_suite("harness-1cpu", "the test guest on 1 CPU", 180, "--layout", "one"),
     harness_suite("harness-4cpu", "the test guest on 4 CPUs", 240, "--layout", "one", "--cpus", "4"),
