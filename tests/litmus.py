@@ -241,7 +241,8 @@ def herd(command: list[str], env: dict[str, str], run: Run, number: int) -> Foun
     file = PROGRAMS / f"{number:03}-{run.shape}.litmus"
     file.write_text(run.text)
     try:
-        done = subprocess.run([*command, "-model", "aarch64.cat", "-candidates", "true", *run.options, str(file)],
+        # The model forbids what is incoherent on one location, so candidates that are need not be made (`-optace`).
+        done = subprocess.run([*command, "-model", "aarch64.cat", "-optace", "true", "-candidates", "true", *run.options, str(file)],
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=HERD_SECONDS,
                               env={**os.environ, **env}, check=False)
     except subprocess.TimeoutExpired:
