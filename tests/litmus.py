@@ -15,7 +15,8 @@ text ends with `#n`. ` / ` in the second text parts instructions, NOP takes the 
 all of which are made to the file as it is.
 
 Prints TAP, one line a run: what was expected, what was found, how many final states the program has and out of how many candidate
-executions they were picked. Where herd7 cannot be had every run is skipped.
+executions they were picked. Where herd7 cannot be had every run is skipped. Two further tests look at the firmware's machine code, if it
+is built: that it has the instructions of which the shapes are made.
 """
 
 from __future__ import annotations
@@ -191,32 +192,46 @@ def decode(word: int) -> Optional[str]:
     return None
 
 
-def in_image(elf: bytes) -> set[str]:
-    """Lists the ordering instructions of the function that serves hypercalls with LSE."""
+def in_image(elf: bytes) -> dict[str, list[tuple[str, bool]]]:
+    """Lists the ordering instructions of the functions that serve hypercalls with LSE, in the order of their addresses, each with
+    whether it is one of 64 bits."""
     base, code = atomics.text(elf)
-    found = set()
+    found = {}
     for address, size, name in atomics.functions(elf):
-        if atomics.ROOT_NAME in name:
+        if re.search(r"_with_(lse|mops)", name):
             words = struct.unpack_from(f"<{size // 4}I", code, address - base)
-            found |= {decoded for word in words if (decoded := decode(word))}
+            found[name] = [(decoded, word >> 30 == 3) for word in words if (decoded := decode(word))]
     return found
 
 
-def check_image(runs: list[Run]) -> str:
-    """Looks whether the image has each ordering instruction that a shape has; returns the TAP line's end, or raises."""
-    name = "the image has every ordering instruction of the shapes"
+def check_image(runs: list[Run], first: int) -> list[str]:
+    """Looks whether the image has what the shapes stand for; returns two TAP lines, numbered from `first` on."""
+    names = ("the image has every ordering instruction of the shapes",
+             "in the image a put's fence follows its swap, before any other ordering instruction")
     if not ELF.is_file():
-        return f"ok NUMBER - {name} # SKIP {ELF.relative_to(ROOT)} is not built"
+        return [f"ok {first + n} - {name} # SKIP {ELF.relative_to(ROOT)} is not built" for n, name in enumerate(names)]
     try:
-        there = in_image(ELF.read_bytes())
+        image = in_image(ELF.read_bytes())
     except (ValueError, struct.error) as error:
-        return f"# {ELF.relative_to(ROOT)}: {error}\nnot ok NUMBER - {name}"
-    missing = []
+        return [f"# {ELF.relative_to(ROOT)}: {error}\nnot ok {first + n} - {name}" for n, name in enumerate(names)]
+    there = {found for functions in image.values() for found, _ in functions}
+    trouble: tuple[list[str], list[str]] = ([], [])
     for run in runs:
         if not run.variant:
             used = {found for thread in split_threads(run.text)[1] for cell in thread for found in ORDERING.findall(cell)}
-            missing += [f"# {run.shape}: {use} is not in {atomics.ROOT_NAME}" for use in sorted(used - there)]
-    return "\n".join([*missing, f"{'not ok' if missing else 'ok'} NUMBER - {name} ({len(there)} kinds)"])
+            trouble[0].extend(f"# {run.shape}: {use} is in no function that serves hypercalls with LSE" for use in sorted(used - there))
+    swaps = 0
+    for name, found in image.items():
+        for (this, wide), (after, _) in zip(found, [*found[1:], ("the function's end", False)]):
+            # State words are of 64 bits; the lock of those who make pools is not, and has no fence.
+            if this == "CASA" and wide:
+                swaps += 1
+                if after != "DMB ISH":
+                    trouble[1].append(f"# {name}: CASA is followed by {after}")
+    if not swaps:
+        trouble[1].append("# no CASA of 64 bits is found: this is not the service")
+    return ["\n".join([*lines, f"{'not ok' if lines else 'ok'} {first + n} - {name}"])
+            for n, (name, lines) in enumerate(zip(names, trouble))]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -286,7 +301,7 @@ def main() -> int:
         return 1
     shutil.rmtree(PROGRAMS, ignore_errors=True)
     PROGRAMS.mkdir(parents=True)
-    print(f"TAP version 14\n1..{len(runs) + 1}", flush=True)
+    print(f"TAP version 14\n1..{len(runs) + 2}", flush=True)
     failed = skipped = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting = [pool.submit(herd, command, env, run, number) if command else None for number, run in enumerate(runs, 1)]
@@ -305,9 +320,9 @@ def main() -> int:
                 print("".join(f"# {line}\n" for line in str(error).splitlines()), end="")
             failed += not right
             print(f"{'ok' if right else 'not ok'} {number} - {run.name()}: {said}", flush=True)
-    image = check_image(runs)
-    failed += "not ok" in image
-    print(image.replace("NUMBER", str(len(runs) + 1)))
+    image = check_image(runs, len(runs) + 1)
+    failed += sum("not ok" in line for line in image)
+    print("\n".join(image))
     shapes, weaker = len({run.shape for run in runs}), sum(run.expected == "sometimes" for run in runs)
     print(f"# litmus: {shapes} shapes, {weaker} weaker and {len(runs) - shapes - weaker} other variants; {failed} wrong, {skipped} skipped")
     return 1 if failed else 0
