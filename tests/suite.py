@@ -291,7 +291,7 @@ def schedules_steps() -> Iterator[Step]:
 
 def litmus_steps() -> Iterator[Step]:
     """Runs the memory orderings under Arm's model. It fetches herd7 first; where that cannot be had, each run is skipped."""
-    yield Step("litmus", [sys.executable, "tests/litmus.py"], 900, read_tap)
+    yield Step("litmus", [sys.executable, "tests/litmus.py"], 600, read_tap)
 
 
 def harness_suite(name: str, summary: str, seconds: int, *options: str) -> Suite:
