@@ -205,17 +205,29 @@ impl Dram {
     }
 
     pub fn crc(&self, seed: u32, range: PhysRange) -> u32 {
-        let mut crc = !seed;
-        for address in (range.start().0..range.end().0).step_by(8) {
-            for byte in self.load(address).to_le_bytes() {
-                crc ^= u32::from(byte);
-                for _ in 0..8 {
-                    crc = crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
-                }
-            }
-        }
-        !crc
+        let words = (range.start().0..range.end().0).step_by(8);
+        !words.flat_map(|address| self.load(address).to_le_bytes()).fold(!seed, crc_step)
     }
+}
+
+/// CRC-32C of every byte.
+const CRC: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        let (mut crc, mut bit) = (byte as u32, 0);
+        while bit < 8 {
+            crc = crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
+
+fn crc_step(crc: u32, byte: u8) -> u32 {
+    crc >> 8 ^ CRC[usize::from(crc as u8 ^ byte)]
 }
 
 impl PageMemory for Dram {
@@ -401,14 +413,8 @@ impl PageMemory for Cached {
     }
 
     fn crc32c(&self, seed: u32, range: PhysRange) -> Result<u32, CopyFault> {
-        let mut crc = !seed;
-        for address in range.start().0..range.end().0 {
-            crc ^= u32::from(self.read(&self.data, address));
-            for _ in 0..8 {
-                crc = crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
-            }
-        }
-        Ok(!crc)
+        let bytes = range.start().0..range.end().0;
+        Ok(!bytes.map(|address| self.read(&self.data, address)).fold(!seed, crc_step))
     }
 }
 

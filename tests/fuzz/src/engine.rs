@@ -2,14 +2,60 @@
 //! The loop: pick an input, change it, run it, keep it if it went where none went before.
 
 use crate::coverage;
-use crate::mutate::{MAX_INPUT, mutate};
 use crate::random::Random;
-use crate::target::{self, Tally};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+/// What is fuzzed.
+pub trait Target {
+    /// Its name: of its corpus and its findings.
+    const NAME: &'static str;
+    /// Longest input that is made, in bytes.
+    const MAX_INPUT: usize;
+    /// Bytes that an input begins with, and bytes of each piece that may be taken out of the rest.
+    const UNITS: (usize, usize);
+
+    /// Runs `input` and checks what comes out.
+    ///
+    /// # Errors
+    ///
+    /// Which promise is broken.
+    fn check(&mut self, input: &[u8]) -> Result<(), String>;
+
+    /// Makes a new input of `input`, and sometimes of `other`.
+    fn mutate(random: &mut Random, input: &[u8], other: &[u8]) -> Vec<u8>;
+
+    /// First inputs.
+    fn seeds() -> Vec<Vec<u8>>;
+
+    /// Edges taken for the last input.
+    fn last_work(&self) -> usize;
+
+    /// What the last input reached besides edges, as numbers below 2^16: worth keeping an input for, too.
+    fn marks(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    /// What was run, as lines.
+    fn summary(&self) -> Vec<String>;
+
+    /// Says whether so many runs tested anything.
+    fn got_far(&self, runs: u64) -> bool;
+
+    /// Shows the checks something wrong, which they must refuse.
+    fn oracles_bite() -> bool {
+        true
+    }
+
+    /// Prints what is run from now on.
+    fn explain(&mut self) {}
+}
+
+/// The features from here on are marks.
+const MARKS: u32 = 1 << 16;
 
 /// An input that is kept.
 struct Entry {
@@ -22,7 +68,7 @@ struct Entry {
 }
 
 /// Inputs, and what they cover.
-pub struct Engine {
+pub struct Engine<T> {
     entries: Vec<Entry>,
     known: BTreeSet<u64>,
     /// The buckets seen of each edge.
@@ -32,8 +78,10 @@ pub struct Engine {
     current: File,
     /// Where inputs that cover something new are kept.
     found: Option<PathBuf>,
-    /// What was run.
-    pub tally: Tally,
+    /// Inputs that were run.
+    pub runs: u64,
+    /// What is run.
+    pub target: T,
 }
 
 /// A name for an input: FNV-1a of its bytes.
@@ -59,9 +107,9 @@ pub fn files(directory: &Path) -> io::Result<Vec<(PathBuf, Vec<u8>)>> {
     paths.into_iter().map(|path| fs::read(&path).map(|bytes| (path, bytes))).collect()
 }
 
-impl Engine {
+impl<T: Target> Engine<T> {
     /// An engine without inputs.
-    pub fn new(seed: u64, current: File, found: Option<PathBuf>) -> Engine {
+    pub fn new(target: T, seed: u64, current: File, found: Option<PathBuf>) -> Engine<T> {
         Engine {
             entries: Vec::new(),
             known: BTreeSet::new(),
@@ -69,7 +117,8 @@ impl Engine {
             random: Random::new(seed),
             current,
             found,
-            tally: Tally::default(),
+            runs: 0,
+            target,
         }
     }
 
@@ -77,22 +126,25 @@ impl Engine {
     pub fn run(&mut self, input: &[u8]) -> io::Result<bool> {
         let length = (input.len() as u32).to_le_bytes();
         self.current.write_all_at(&[&length, input].concat(), 0)?;
-        if let Err(error) = target::check(input, &mut self.tally) {
+        self.runs += 1;
+        if let Err(error) = self.target.check(input) {
             eprintln!("fuzz: {error}");
             std::process::exit(1);
         }
         let mut features = Vec::new();
         let mut new = false;
-        coverage::collect(|edge, bucket| {
+        let mut see = |edge, bucket| {
             features.push((edge, bucket));
             let seen = self.seen.entry(edge).or_default();
             new |= *seen & bucket == 0;
             *seen |= bucket;
-        });
+        };
+        coverage::collect(&mut see);
+        self.target.marks().into_iter().for_each(|mark| see(MARKS + mark, 1));
         if !new || !self.known.insert(name(input)) {
             return Ok(false);
         }
-        let work = self.tally.last_work;
+        let work = self.target.last_work();
         self.entries.push(Entry { bytes: input.to_vec(), features, work, picked: 0 });
         Ok(true)
     }
@@ -108,8 +160,8 @@ impl Engine {
         };
         let index = if second_first { two } else { one };
         let other = self.random.below(self.entries.len());
-        let input =
-            mutate(&mut self.random, &self.entries[index].bytes, &self.entries[other].bytes);
+        let (input, other) = (&self.entries[index].bytes, &self.entries[other].bytes);
+        let input = T::mutate(&mut self.random, input, other);
         self.entries[index].picked += 1;
         if self.run(&input)?
             && let Some(found) = &self.found
@@ -121,7 +173,7 @@ impl Engine {
 
     /// Edges covered.
     pub fn edges(&self) -> usize {
-        self.seen.len()
+        self.seen.range(..MARKS).count()
     }
 
     /// Inputs kept, and their bytes.
@@ -153,7 +205,7 @@ impl Engine {
             self.run(&input)?;
             count += 1;
         }
-        self.entries.retain(|entry| entry.bytes.len() <= MAX_INPUT);
+        self.entries.retain(|entry| entry.bytes.len() <= T::MAX_INPUT);
         Ok(count)
     }
 }

@@ -5,9 +5,12 @@
 //! An input is a blob and anything after it.
 
 use crate::coverage::{self, Cost};
+use crate::engine::Target;
 use crate::heap;
+use crate::mutate;
 use crate::random::Random;
 use crate::ranges::Set;
+use crate::seeds;
 use crate::tree::{Node, Style, Tree, number};
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -57,6 +60,67 @@ pub struct Tally {
     pub last_work: usize,
 }
 
+/// The device-tree code.
+#[derive(Default)]
+pub struct Trees {
+    tally: Tally,
+}
+
+impl Target for Trees {
+    const NAME: &'static str = "trees";
+    const MAX_INPUT: usize = mutate::MAX_INPUT;
+    const UNITS: (usize, usize) = (0, 4);
+
+    fn check(&mut self, input: &[u8]) -> Result<(), String> {
+        check(input, &mut self.tally)
+    }
+
+    fn mutate(random: &mut Random, input: &[u8], other: &[u8]) -> Vec<u8> {
+        mutate::mutate(random, input, other)
+    }
+
+    fn seeds() -> Vec<Vec<u8>> {
+        seeds::seeds()
+    }
+
+    fn last_work(&self) -> usize {
+        self.tally.last_work
+    }
+
+    fn summary(&self) -> Vec<String> {
+        let tally = &self.tally;
+        vec![
+            format!(
+                "of {} inputs: {} good blobs, {} trees read, {} consoles, {} with tag storage, {} copies, {} overlays, \
+                 {} kernels",
+                tally.inputs,
+                tally.blobs,
+                tally.trees,
+                tally.consoles,
+                tally.storages,
+                tally.copies,
+                tally.overlays,
+                tally.kernels,
+            ),
+            format!(
+                "at most: {} edges a byte, {} bytes of stack, {} % of the heap that was said",
+                tally.work, tally.stack, tally.heap,
+            ),
+        ]
+    }
+
+    /// Each kind of outcome in no small part of the runs.
+    fn got_far(&self, runs: u64) -> bool {
+        let t = &self.tally;
+        let kinds = [t.blobs, t.trees, t.consoles, t.storages, t.copies, t.overlays];
+        kinds.iter().all(|kind| *kind > runs / 50)
+    }
+
+    fn oracles_bite() -> bool {
+        oracles_bite()
+    }
+}
+
 /// What a call may take.
 struct Limits<'t> {
     most: Cost,
@@ -87,7 +151,7 @@ impl Limits<'_> {
 /// # Errors
 ///
 /// Which promise is broken.
-pub fn check(input: &[u8], tally: &mut Tally) -> Result<(), String> {
+fn check(input: &[u8], tally: &mut Tally) -> Result<(), String> {
     tally.inputs += 1;
     tally.last_work = 0;
     check_blob(input, tally)?;
@@ -616,7 +680,7 @@ pub fn copy(input: &Tree, reads: bool, plan: &Plan, guest: &[u8]) -> Result<(), 
 
 /// Says whether the oracles refuse what they must: as the copy of a tree with tag storage, that tree itself, a copy made for
 /// other holes, and a copy with one property changed.
-pub fn oracles_bite() -> bool {
+fn oracles_bite() -> bool {
     let blob = crate::trees::virt().blob();
     let hole = |start: u64| PhysRange::clamped(PhysAddr(start), 0x20_0000);
     let plan = |start| Plan { no_map: vec![hole(start)], bootargs: None, initrd: None };
