@@ -128,15 +128,18 @@ miri: ## Runs the portable tests under Miri, where nightly Rust has it
 litmus: ## Runs the memory orderings as litmus shapes under Arm's model (herd7)
 	$(Q)$(PYTHON) tests/litmus.py
 
-# SECONDS=3600 fuzzes for an hour; FUZZ='...' is another command of tests/fuzz (FUZZ=minimise, FUZZ=--help).
+# SECONDS=3600 fuzzes for an hour; TARGET=trees or TARGET=calls is one of the two that share the time else; FUZZ='...' is
+# another command of tests/fuzz (FUZZ=minimise, FUZZ=--help). TARGET means something else above, so that only the command
+# line's counts here.
 SECONDS ?= 60
 REPLAY ?=
 FUZZ ?= $(if $(REPLAY),replay $(REPLAY),run --seconds $(SECONDS))
+FUZZ_TARGET := $(if $(filter command line,$(origin TARGET)),--target $(TARGET))
 
 FUZZER := target/fuzz/fuzz/fuzz
 
-fuzz: $(FUZZER) ## Fuzzes the device-tree code (SECONDS=n), or runs an input again (REPLAY=file)
-	$(Q)$(FUZZER) $(FUZZ)
+fuzz: $(FUZZER) ## Fuzzes device trees and hypercalls (SECONDS=n, TARGET=trees|calls), or runs an input again (REPLAY=file)
+	$(Q)$(FUZZER) $(FUZZ) $(FUZZ_TARGET)
 
 # Cargo knows whether it has to be built again.
 .PHONY: $(FUZZER)

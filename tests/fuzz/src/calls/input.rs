@@ -185,8 +185,8 @@ impl Record<'_> {
         }
         let how = self.0[1];
         let function = match kind {
-            WRONG if how & 0x80 != 0 => PUT ^ 1 << (self.chooser(1) & 31),
-            WRONG => UNKNOWN[usize::from(self.chooser(1)) % UNKNOWN.len()],
+            WRONG if how & 0x80 != 0 => PUT ^ 1 << ((page + round) & 31),
+            WRONG => UNKNOWN[(page + round) as usize % UNKNOWN.len()],
             function => function,
         };
         let mut args = [u64::from(function), 0, 0, 0, 0, 0, 0, 0];
@@ -194,9 +194,9 @@ impl Record<'_> {
             // The hint, and what W0 leaves out.
             args[0] ^= 0xabcd_0000_0001_0000;
         }
-        for n in 1..8 {
+        for (n, arg) in args.iter_mut().enumerate().skip(1) {
             let chooser = self.chooser(n);
-            args[n] = match chooser {
+            *arg = match chooser {
                 0xe8.. => NASTY[usize::from(chooser - 0xe8)],
                 _ => self.sane(model, function, n, round, cursors),
             };
@@ -314,8 +314,8 @@ impl Record<'_> {
             PUT | GET => {
                 let chooser = self.chooser(6);
                 let Some((_, pool)) = model.pool(args[1]) else { return };
-                let near =
-                    (u64::from(chooser) << 8 | u64::from(self.0[10])) * model.machine_pages() >> 16;
+                let chosen = u64::from(chooser) << 8 | u64::from(self.0[10]);
+                let near = chosen * model.machine_pages() / 65536;
                 let size = 1u64 << pool.shift;
                 let fit = model.place(pool.shift, args[7].min(64), near);
                 args[6] = match chooser {
@@ -462,9 +462,13 @@ pub fn seeds() -> Vec<Vec<u8>> {
                 call(RECLAIM, [0, 0xd0, 0, 0, 0, 0, 0], 0),
                 call(PUT, [0; 7], 0),
                 call(RELEASE, [0, 0xd0, 0, 0, 0, 0, 0], 0),
+                call(PUT, [0, second, 0, 0, 0, 0, 0], 0xe5),
+                call(FLUSH_PAGE, [0, second, 0, 0, 3, 0, 24], 0),
+                get(second, 0xe5),
                 call(PUT, [0, second, 0, 0, 0, 0, 0], 0xe2),
                 call(FLUSH_OBJECT, [0; 7], 0),
                 get(second, 0xe2),
+                call(WRONG, [0; 7], 0xe5),
                 call(DEACTIVATE, [0; 7], 0),
             ];
             [b"calls", [n, n.wrapping_mul(37), n].as_slice(), story.as_flattened()].concat()

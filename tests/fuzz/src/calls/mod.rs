@@ -33,7 +33,9 @@ const MOST_STACK: usize = 16 << 10;
 /// Most edges of a call, whatever it does, and for each page of the machine or of a run that it names.
 const MOST_WORK: (usize, usize) = (2_000, 1_500);
 /// What an input may make the guest do, in pages written and compared; the rest of it is left out.
-const MOST_EFFORT: u64 = 3_000;
+const MOST_EFFORT: u64 = 1_500;
+/// Calls that an input may make: enough for all pools and many more.
+const MOST_CALLS: u64 = 250;
 
 /// The service on the simulated machine.
 pub struct Calls {
@@ -143,7 +145,7 @@ impl Session<'_, '_, '_> {
         for record in records {
             let record = Record(record);
             for round in 0..record.times() {
-                if self.model.effort > MOST_EFFORT {
+                if self.model.effort > MOST_EFFORT || now > MOST_CALLS {
                     return self.finish(now);
                 }
                 now += 1;

@@ -282,10 +282,10 @@ impl Depth {
         self.0[what as usize]
     }
 
-    /// A number below 1,024 for each kind, and the power of two that its count has reached.
+    /// A number below 1,024 for each kind, and the power of two that its count has reached, up to 64.
     pub fn marks(&self) -> impl Iterator<Item = u32> + '_ {
         let reached = (0..).zip(self.0).filter(|(_, count)| *count > 0);
-        reached.map(|(kind, count): (u32, u64)| kind * 64 + count.ilog2())
+        reached.map(|(kind, count): (u32, u64)| kind * 64 + count.ilog2().min(6))
     }
 
     /// Says whether so many runs tested anything: each kind of outcome came up, and a flush of one object left others'
@@ -666,7 +666,7 @@ impl<'m> Model<'m> {
                 };
                 (at..at + size).contains(&place)
             };
-            let accesses: Vec<Access> = std::iter::from_fn(|| log.next_if(&own)).collect();
+            let accesses: Vec<Access> = std::iter::from_fn(|| log.next_if(own)).collect();
             let good = bits >> n & 1 == 1;
             let parts = (size / PAGE_SIZE) as usize;
             let outcome = match put {
@@ -773,7 +773,9 @@ impl<'m> Model<'m> {
                     let part = ((from - source) / PAGE_SIZE) as usize;
                     let frame = self.lent_frame(to)?;
                     let elsewhere = (0..parts).any(|n| n != part && frames[n] == Some(frame));
-                    if (to ^ (from - source)) % PAGE_SIZE != 0 || to % 256 != 0 || elsewhere {
+                    let aligned =
+                        to.is_multiple_of(256) && to % PAGE_SIZE == (from - source) % PAGE_SIZE;
+                    if !aligned || elsewhere {
                         return Err(format!("copies to the wrong place: {access:x?}"));
                     }
                     if *frames[part].get_or_insert(frame) != frame {
