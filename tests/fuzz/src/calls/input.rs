@@ -312,6 +312,12 @@ impl Record<'_> {
     fn place(&self, model: &Model<'_>, function: u32, near: u64, round: u64, args: &mut [u64; 8]) {
         match function {
             PUT | GET => {
+                if function == GET && (0xc8..0xe8).contains(&self.chooser(5)) {
+                    let seed = u64::from(self.chooser(2)) << 8 | u64::from(self.0[10]);
+                    if let Some((pool, [a, b, c], index)) = model.neighbour(seed + round * 257) {
+                        args[1..6].copy_from_slice(&[pool.into(), a, b, c, index]);
+                    }
+                }
                 let chooser = self.chooser(6);
                 let Some((_, pool)) = model.pool(args[1]) else { return };
                 let chosen = u64::from(chooser) << 8 | u64::from(self.0[10]);
@@ -466,6 +472,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
                 call(FLUSH_PAGE, [0, second, 0, 0, 3, 0, 24], 0),
                 get(second, 0xe5),
                 call(PUT, [0, second, 0, 0, 0, 0, 0], 0xe2),
+                call(GET, [0, n, 0, 0, 0xc8, 60, 0], 0xe6),
                 call(FLUSH_OBJECT, [0; 7], 0),
                 get(second, 0xe2),
                 call(WRONG, [0; 7], 0xe5),

@@ -8,6 +8,7 @@
 
 use super::board::Board;
 use super::machine::{Access, Machine};
+use crate::random::Random;
 use crate::sim::is_filled;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -1321,6 +1322,21 @@ impl<'m> Model<'m> {
         let mut keys: Vec<Key> = self.pages.keys().copied().collect();
         keys.sort_unstable();
         keys
+    }
+
+    /// A key that differs from one that was put in one bit, or in the pool: one in 512 that share candidates has the same
+    /// hash as far as frames keep it.
+    pub fn neighbour(&self, seed: u64) -> Option<Key> {
+        let keys = self.keys();
+        let random = Random::new(seed).next();
+        let (mut pool, mut object, mut index) = *keys.get(random as usize % keys.len().max(1))?;
+        let bit = 1 << (random >> 32 & 63);
+        match random >> 40 & 7 {
+            word @ 0..6 => object[word as usize % 3] ^= bit,
+            6 => index ^= bit,
+            _ => pool = self.pools.get((random >> 48) as usize % self.pools.len().max(1))?.0,
+        }
+        Some((pool, object, index))
     }
 
     /// Where a page of 2^`shift` bytes may be copied to, from page number `from` on.
