@@ -315,7 +315,9 @@ impl Record<'_> {
                 if function == GET && (0xc8..0xe8).contains(&self.chooser(5)) {
                     let seed = u64::from(self.chooser(2)) << 8 | u64::from(self.0[10]);
                     if let Some((pool, [a, b, c], index)) = model.neighbour(seed + round * 257) {
-                        args[1..6].copy_from_slice(&[pool.into(), a, b, c, index]);
+                        // A run, because neighbours of one key are often kept too, and each is another chance.
+                        args[1..6].copy_from_slice(&[pool.into(), a, b, c, index & !63]);
+                        args[7] = 64;
                     }
                 }
                 let chooser = self.chooser(6);
@@ -469,10 +471,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
                 call(PUT, [0; 7], 0),
                 call(RELEASE, [0, 0xd0, 0, 0, 0, 0, 0], 0),
                 call(PUT, [0, second, 0, 0, 0, 0, 0], 0xe5),
+                call(GET, [0, n, 0, 0, 0xc8, 60, 0], 0xe4),
                 call(FLUSH_PAGE, [0, second, 0, 0, 3, 0, 24], 0),
                 get(second, 0xe5),
                 call(PUT, [0, second, 0, 0, 0, 0, 0], 0xe2),
-                call(GET, [0, n, 0, 0, 0xc8, 60, 0], 0xe6),
                 call(FLUSH_OBJECT, [0; 7], 0),
                 get(second, 0xe2),
                 call(WRONG, [0; 7], 0xe5),

@@ -879,7 +879,6 @@ impl<'m> Model<'m> {
         hit: bool,
     ) -> Result<Outcome, String> {
         let parts = (1u64 << pool.shift) / PAGE_SIZE;
-        self.effort += parts;
         let mut fault = false;
         for access in accesses {
             if fault {
@@ -929,6 +928,7 @@ impl<'m> Model<'m> {
             }
             kept.fate = Fate::Live;
             let stamps = kept.stamps.clone();
+            self.effort += parts;
             for (part, stamp) in (0..).zip(stamps) {
                 let at = destination + part * PAGE_SIZE;
                 if !is_filled(&self.machine.dram, at, PAGE_SIZE, stamp) {
