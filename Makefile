@@ -45,7 +45,7 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine initramfs run linux test symbolize dist doc model litmus schedules miri fuzz lint fmt clean distclean
+.PHONY: help setup build image harness machine initramfs run linux test symbolize dist doc model protocol steps litmus schedules miri fuzz lint fmt clean distclean
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -131,6 +131,17 @@ litmus: ## Runs the memory orderings as litmus shapes under Arm's model (herd7)
 # SECONDS=3600 fuzzes for an hour; TARGET=trees or TARGET=calls is one of the two that share the time else; FUZZ='...' is
 # another command of tests/fuzz (FUZZ=minimise, FUZZ=--help). TARGET means something else above, so that only the command
 # line's counts here.
+# PROTOCOL='mutants no-poll' is another command of tests/protocol (PROTOCOL=--help).
+PROTOCOL ?= all
+TRACED_CARGO = RUSTFLAGS="--cfg traced" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 $(CARGO)
+
+protocol: steps ## Searches the model of the frame protocol, its mutants too, in step with the code
+	$(Q)target/protocol/release/protocol $(PROTOCOL)
+
+steps:
+	$(Q)$(TRACED_CARGO) test --release -p protocol --target-dir target/protocol
+
+# SECONDS=3600 fuzzes for an hour; FUZZ='...' is another command of tests/fuzz (FUZZ=minimise, FUZZ=--help).
 SECONDS ?= 60
 REPLAY ?=
 FUZZ ?= $(if $(REPLAY),replay $(REPLAY),run --seconds $(SECONDS))

@@ -296,6 +296,12 @@ def litmus_steps() -> Iterator[Step]:
     yield Step("litmus", [sys.executable, "tests/litmus.py"], 600, read_tap)
 
 
+def protocol_steps() -> Iterator[Step]:
+    """Compares the model of the frame protocol with the code, and searches what of it takes seconds."""
+    yield Step("protocol-steps", ["make", "--no-print-directory", "steps"], 300, read_cargo)
+    yield Step("protocol", ["target/protocol/release/protocol", "quick"], 300, read_tap)
+
+
 def harness_suite(name: str, summary: str, seconds: int, *options: str) -> Suite:
     """Makes a suite of one harness run."""
 
@@ -799,6 +805,7 @@ SUITES = [
     Suite("model", "the racing operations under the model checker", model_steps),
     Suite("schedules", "long histories under randomised schedules", schedules_steps),
     Suite("litmus", "the memory orderings as litmus shapes, under Arm's model", litmus_steps),
+    Suite("protocol", "the model of the frame protocol: in step with the code, small configurations, mutants", protocol_steps),
     Suite("lint", "formatting, lints and documentation, and that every message is explained", lint_steps),
     harness_suite("harness-1cpu", "the test guest on 1 CPU", 180, "--layout", "one"),
     harness_suite("harness-4cpu", "the test guest on 4 CPUs", 240, "--layout", "one", "--cpus", "4"),

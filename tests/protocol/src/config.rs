@@ -259,12 +259,23 @@ impl Config {
         self.shared = true;
         self
     }
-
-    fn long(mut self) -> Config {
-        self.long = true;
-        self
-    }
 }
+
+/// Those that take more than some seconds.
+const LONG: &[&str] = &[
+    "one-frame-3",
+    "two-frames-shared",
+    "two-frames-3",
+    "two-keys",
+    "two-keys-2",
+    "claims-3",
+    "block",
+    "block-range",
+    "flush-3",
+    "flush-evict",
+    "parts",
+    "parts-shared",
+];
 
 /// The standard configurations.
 pub fn all() -> Vec<Config> {
@@ -285,8 +296,7 @@ pub fn all() -> Vec<Config> {
         base("two-frames-3", "one key, two frames")
             .frames(2, 1, &[0, 1])
             .cpus(2, 1, &[Put(0), Get(0)])
-            .cpus(1, 2, &[Put(0), Get(0)])
-            .long(),
+            .cpus(1, 2, &[Put(0), Get(0)]),
         base("two-keys", "two keys of one fingerprint, one frame").two_keys().cpus(
             2,
             3,
@@ -295,8 +305,7 @@ pub fn all() -> Vec<Config> {
         base("two-keys-2", "two keys of one fingerprint, two frames")
             .two_keys()
             .frames(2, 1, &[0, 1])
-            .cpus(2, 3, &[Put(0), Put(1), Get(0), Get(1)])
-            .long(),
+            .cpus(2, 3, &[Put(0), Put(1), Get(0), Get(1)]),
         base("claims", "one frame comes and goes").cpus(2, 3, &claims),
         base("claims-3", "one frame comes and goes").cpus(3, 2, &claims),
         base("claims-pages", "two pages of one frame")
@@ -310,14 +319,13 @@ pub fn all() -> Vec<Config> {
         base("block-range", "one block of two frames, claims of both pages")
             .frames(2, 2, &[0, 1])
             .cpus(2, 2, &[Claim(0, 2), Claim(1, 1), Release(0, 2)])
-            .cpus(1, 2, &[Put(0), Get(0)])
-            .long(),
+            .cpus(1, 2, &[Put(0), Get(0)]),
         base("range", "two blocks, claims of both")
             .frames(2, 1, &[0, 1])
             .cpus(1, 3, &[Claim(0, 2), Release(0, 2)])
             .cpus(1, 3, &[Put(0), Release(0, 1), Claim(1, 1)]),
         base("flush", "flushes of object and pool").cpus(2, 3, &flushes),
-        base("flush-3", "flushes of object and pool, one frame").cpus(3, 2, &flushes).long(),
+        base("flush-3", "flushes of object and pool, one frame").cpus(3, 2, &flushes),
         base("flush-evict", "flushes, evictions, one frame").two_keys().cpus(
             2,
             3,
@@ -357,6 +365,7 @@ pub fn all() -> Vec<Config> {
         ),
     ]
     .into_iter()
+    .map(|config| Config { long: LONG.contains(&config.name), ..config })
     .map(|config| match config.name {
         "pool" => Config { pools: true, ..config },
         "pool-generations" => Config { pools: true, generations: 3, ..config },

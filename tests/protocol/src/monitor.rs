@@ -122,6 +122,13 @@ impl Monitor {
         !self.0.is_empty()
     }
 
+    /// A call returns without having been made: there was no pool.
+    pub fn withdraw(&mut self, cpu: usize) {
+        self.0.retain(|&possible| of(possible, cpu) == PENDING);
+        self.0.iter_mut().for_each(|possible| *possible = with(*possible, cpu, 0));
+        self.0.sort_unstable();
+    }
+
     /// The versions that are remembered, as a mask.
     pub fn versions(&self) -> u32 {
         let mut versions = 0;

@@ -190,7 +190,7 @@ pub fn search(config: &Config, most: u64, mut progress: impl FnMut(u64, u32)) ->
         return report;
     }
     initial.cpus[0].left = left;
-    let first = initial.clone().canonical(config);
+    let first = initial.clone().canonical(config, &mut [0, 1, 2]);
     let mut known: HashSet<u64, BuildHasherDefault<Same>> = HashSet::default();
     let hash = |state: &State| {
         let mut hasher = Fast::default();
@@ -244,7 +244,7 @@ pub fn search(config: &Config, most: u64, mut progress: impl FnMut(u64, u32)) ->
                         report.time = started.elapsed();
                         return report;
                     }
-                    let then = then.canonical(config);
+                    let then = then.canonical(config, &mut [0, 1, 2]);
                     moved |= then != state;
                     if known.insert(hash(&then)) {
                         report.states += 1;
@@ -292,17 +292,19 @@ fn replay(
     }
     let mut state = first.clone();
     let mut trace = Vec::new();
+    // CPUs are renamed on the way: a trace has the names that they had at its start.
+    let mut names = [0, 1, 2];
     for origin in way.into_iter().rev() {
         let cpu = usize::from(origin.cpu);
         let choice = usize::from(origin.choice).checked_sub(1);
         let call = choice.map(|choice| config.menus[cpu].choices[choice]);
         let mut seen = Vec::new();
         let result = step(config, &mut state, cpu, call, &mut seen);
-        trace.extend(seen.into_iter().map(|seen| (cpu, seen)));
+        trace.extend(seen.into_iter().map(|seen| (names[cpu], seen)));
         if result.is_err() {
             break;
         }
-        state = state.canonical(config);
+        state = state.canonical(config, &mut names);
     }
     trace
 }

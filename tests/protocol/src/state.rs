@@ -272,7 +272,8 @@ pub struct Cpu {
     pub version: u8,
     /// Generation of the pool id that was named.
     pub generation: u8,
-    /// What was found is valid so far, or a claim's pages are all held so far.
+    /// What was found is valid so far, a claim's pages are all held so far, a deactivation is
+    /// overlapped by no activation.
     pub valid: bool,
     /// The block of a claim or release that the step is about.
     pub block: u8,
@@ -382,9 +383,11 @@ impl State {
 
     /// The same state with everything renamed that only has a name: stamps, moments and sequence
     /// numbers by their ranks, CPUs with equal menus by their registers.
-    pub fn canonical(mut self, config: &Config) -> State {
+    ///
+    /// `order` says which CPU each of them was before, and is brought up to date.
+    pub fn canonical(mut self, config: &Config, order: &mut [usize; CPUS]) -> State {
         self.rank_stamps(config);
-        self.sort_cpus(config);
+        self.sort_cpus(config, order);
         self
     }
 
@@ -431,12 +434,13 @@ impl State {
         );
     }
 
-    fn sort_cpus(&mut self, config: &Config) {
+    fn sort_cpus(&mut self, config: &Config, order: &mut [usize; CPUS]) {
         // Few enough for the simplest sort there is.
         for end in (1..config.menus.len()).rev() {
             for n in 0..end {
                 if config.menus[n] == config.menus[n + 1] && self.key_of(n) > self.key_of(n + 1) {
                     self.cpus.swap(n, n + 1);
+                    order.swap(n, n + 1);
                     for cpu in &mut self.cpus {
                         cpu.waited.swap(n, n + 1);
                     }

@@ -475,8 +475,20 @@ fn begin(config: &Config, state: &mut State, number: usize, call: Call) {
             state.owned &= !(1 << page);
         }
     }
-    if let Call::Activate(block) = call {
-        state.dormant &= !(1 << block);
+    // A deactivation that an activation overlaps promises nothing.
+    match call {
+        Call::Activate(block) => {
+            state.dormant &= !(1 << block);
+            let against = state.cpus.iter_mut();
+            against
+                .filter(|cpu| cpu.call == Some(Call::Deactivate(block)))
+                .for_each(|cpu| cpu.valid = false);
+        }
+        Call::Deactivate(block) => {
+            let against = Some(Call::Activate(block));
+            state.cpus[number].valid = state.cpus.iter().all(|cpu| cpu.call != against);
+        }
+        _ => {}
     }
     for key in 0..config.keys.len().min(KEYS) {
         if effect(config, &state.cpus[number], key).is_some() {
@@ -1026,7 +1038,7 @@ fn finish(
     match call {
         Call::Claim(..) => own(config, state, number, call)?,
         Call::Deactivate(block) => {
-            let contested = state.cpus.iter().any(|cpu| cpu.call == Some(Call::Activate(block)));
+            let contested = !state.cpus[number].valid;
             let frames = config.frames_of(block);
             let dark = frames.clone().all(|way| !state.words[usize::from(way)].is_active());
             if dark && !contested {
@@ -1047,6 +1059,10 @@ fn finish(
     };
     for key in 0..config.keys.len().min(KEYS) {
         if effect(config, &state.cpus[number], key).is_some() {
+            if outcome == Outcome::No {
+                state.monitors[key].withdraw(number);
+                continue;
+            }
             let mut effects = [None; CPUS];
             for (effect_of, cpu) in effects.iter_mut().zip(&state.cpus) {
                 *effect_of = effect(config, cpu, key);
