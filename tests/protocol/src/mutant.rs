@@ -118,6 +118,4 @@ mutants! {
         "the pool's moment is reset when its id is used again";
     ReuseWithoutFlush, "reuse-without-flush", "pool", "P2/P3",
         "the pool is not flushed when its id is used again";
-    PollIgnoresActive, "poll-ignores-active", "lend", "P1",
-        "put looks at its claims, not whether its frame is active";
 }

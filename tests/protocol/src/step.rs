@@ -1225,9 +1225,7 @@ fn put(a: &mut Access<'_>, pc: Pc) -> Next {
         Pc::Poll => {
             let (way, writing) = a.cpu().choice.expect("a frame");
             let word = a.load(way);
-            let go_on = word == writing
-                || config.is(Mutant::PollIgnoresClaims) && word.is_active()
-                || config.is(Mutant::PollIgnoresActive) && word.claims() == 0;
+            let go_on = word == writing || config.is(Mutant::PollIgnoresClaims) && word.is_active();
             a.cpu().pc = if go_on { Pc::ChunkIn } else { Pc::Acknowledge };
         }
         Pc::ChunkIn => {
