@@ -45,7 +45,7 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine initramfs run linux test symbolize dist doc model protocol steps litmus schedules miri fuzz lint fmt clean distclean
+.PHONY: help setup build image harness machine initramfs run linux test symbolize dist doc model protocol steps litmus schedules miri fuzz quality lint fmt clean distclean
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -156,6 +156,12 @@ fuzz: $(FUZZER) ## Fuzzes device trees and hypercalls (SECONDS=n, TARGET=trees|c
 .PHONY: $(FUZZER)
 $(FUZZER):
 	$(Q)RUSTC_WRAPPER=$(CURDIR)/tests/fuzz/instrument.sh $(CARGO) build --profile fuzz -p fuzz --target-dir target/fuzz
+
+# ARGS goes to the tool: make quality ARGS=--help
+QUALITY := CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 $(CARGO) run --quiet --release -p quality --target-dir target/quality
+
+quality: ## Measures how good a cache the stash is (build/quality: tables, plot; a minute)
+	$(Q)$(QUALITY) -- $(ARGS)
 
 lint: setup ## Checks formatting and lints, host and firmware
 	$(Q)$(CARGO) fmt --all --check

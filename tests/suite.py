@@ -243,6 +243,15 @@ def host_steps() -> Iterator[Step]:
                300, read_cargo, checks)
 
 
+def quality_steps() -> Iterator[Step]:
+    """Compares the stash's hit rates with ideal caches', on small workloads."""
+    checks = {"CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS": "true", "CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS": "true",
+              "CARGO_PROFILE_RELEASE_LTO": "off"}
+    # In the directory of the suite `host`, which has built the same library.
+    yield Step("quality", ["cargo", "test", "--release", "-p", "quality", "--target-dir", "target/host", "--no-fail-fast"],
+               300, read_cargo, checks)
+
+
 def tagalias_steps() -> Iterator[Step]:
     """Runs the aliasing library's tests."""
     yield Step("tagalias", ["cargo", "test", "-p", "tagalias", "--target-dir", "target"], 120, read_cargo)
@@ -800,6 +809,7 @@ def linux_steps() -> Iterator[Step]:
 SUITES = [
     Suite("build", "firmware image, test guest and aliasing library are built", build_steps),
     Suite("host", "the portable part's unit and property tests", host_steps),
+    Suite("quality", "hit rates of small workloads, beside ideal caches of the same capacity", quality_steps),
     Suite("tagalias", "the aliasing library's unit tests", tagalias_steps),
     Suite("fuzz", "device-tree code and hypercalls on their fuzzing corpora, and on a fixed number of new inputs", fuzz_steps),
     Suite("model", "the racing operations under the model checker", model_steps),

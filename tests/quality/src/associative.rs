@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A model of the stash's table in which the design can be varied: ways, sets that a key may
+//! lie in, the rule of eviction, and how flushes of objects are remembered. With the real
+//! design it answers every call of a trace as the stash does, which is checked, so that what it
+//! says of other designs is worth something.
+
+use crate::cache::Cache;
+use crate::keys;
+use crate::trace::{File, Page, Trace};
+use tagstash::stash::metadata::WAYS;
+use tagstash::stash::pool::PoolId;
+
+/// Which page of the candidates gives way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eviction {
+    /// The one that was put first.
+    Oldest,
+    /// The first, beginning at a random one.
+    Random,
+    /// The first, beginning behind the last that gave way in this set.
+    RoundRobin,
+    /// The first.
+    First,
+}
+
+/// How flushes of objects are remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushes {
+    /// A moment for each object.
+    Exact,
+    /// Two moments for each object, shared by hash: one bucket for so many frames.
+    Buckets(u32),
+}
+
+/// What can be varied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Design {
+    /// Frames of a set.
+    pub ways: u32,
+    /// Sets that a page may lie in: 1 or 2.
+    pub sets: u32,
+    /// Which page gives way.
+    pub eviction: Eviction,
+    /// How flushes of objects are remembered.
+    pub flushes: Flushes,
+}
+
+impl Design {
+    /// The stash's. What changes there changes here, or the suite says so.
+    pub const REAL: Design = Design {
+        ways: WAYS as u32,
+        sets: 1,
+        eviction: Eviction::Oldest,
+        flushes: Flushes::Buckets(2),
+    };
+}
+
+const EMPTY: Page = Page::MAX;
+
+/// The model.
+#[derive(Debug)]
+pub struct Table<'t> {
+    design: Design,
+    file_of: &'t [File],
+    /// Sets in all.
+    sets: u32,
+    /// By slot, `set * ways + way`: the page, whether the slot is lent, when the page was put.
+    pages: Vec<Page>,
+    lent: Vec<bool>,
+    stamps: Vec<u64>,
+    /// By set: where round robin goes on.
+    turns: Vec<u32>,
+    /// By page: its slot, if that has it, and its hash.
+    slots: Vec<u32>,
+    hashes: Vec<u64>,
+    /// By file.
+    file_hashes: Vec<u64>,
+    moments: Vec<u64>,
+    buckets: Vec<u64>,
+    clock: u64,
+    held: u32,
+}
+
+/// The part of `count` that the upper half of `hash` chooses.
+fn share(hash: u64, count: u32) -> u32 {
+    (((hash >> 32) * u64::from(count)) >> 32) as u32
+}
+
+impl<'t> Table<'t> {
+    /// An empty table, for the pages of a trace, whose pool has this id.
+    pub fn new(trace: &'t Trace, design: Design, pool: PoolId) -> Table<'t> {
+        let sets = trace.frames.div_ceil(design.ways);
+        let slots = (sets * design.ways) as usize;
+        let lent = (0..slots as u32)
+            .map(|slot| slot % design.ways * sets + slot / design.ways < trace.frames)
+            .collect();
+        let file_hashes: Vec<u64> =
+            (0..trace.files.len()).map(|file| keys::object_hash(pool, file as File)).collect();
+        let hashes = (0..trace.pages())
+            .map(|page| {
+                let (file, index) = trace.place(page as Page);
+                keys::page_hash(pool, file, index, file_hashes[file as usize])
+            })
+            .collect();
+        let buckets = match design.flushes {
+            Flushes::Exact => 1,
+            Flushes::Buckets(frames) => (trace.frames / frames).max(1),
+        };
+        Table {
+            design,
+            file_of: &trace.file_of,
+            sets,
+            pages: vec![EMPTY; slots],
+            lent,
+            stamps: vec![0; slots],
+            turns: vec![0; sets as usize],
+            slots: vec![0; trace.pages()],
+            hashes,
+            file_hashes,
+            moments: vec![0; trace.files.len()],
+            buckets: vec![0; buckets as usize],
+            clock: 0,
+            held: 0,
+        }
+    }
+
+    fn slot_of(&self, page: Page) -> Option<usize> {
+        let slot = self.slots[page as usize] as usize;
+        (self.pages[slot] == page).then_some(slot)
+    }
+
+    fn drop_slot(&mut self, slot: usize) {
+        self.pages[slot] = EMPTY;
+        self.held -= 1;
+    }
+
+    fn buckets_of(&self, file: File) -> [usize; 2] {
+        let hash = self.file_hashes[file as usize];
+        [hash, hash << 32].map(|hash| share(hash, self.buckets.len() as u32) as usize)
+    }
+
+    fn horizon(&self, file: File) -> u64 {
+        match self.design.flushes {
+            Flushes::Exact => self.moments[file as usize],
+            Flushes::Buckets(_) => {
+                let [first, second] = self.buckets_of(file);
+                self.buckets[first].min(self.buckets[second])
+            }
+        }
+    }
+
+    /// The first slots of the sets in which a page may lie.
+    fn sets_of(&self, page: Page) -> [usize; 2] {
+        let hash = self.hashes[page as usize];
+        let first = share(hash, self.sets);
+        let second = if self.design.sets == 2 { share(hash << 32, self.sets) } else { first };
+        [first, second].map(|set| (set * self.design.ways) as usize)
+    }
+
+    /// The slot for a new page.
+    fn choose(&mut self, page: Page) -> Option<usize> {
+        let ways = self.design.ways as usize;
+        let sets = self.sets_of(page);
+        let free = |set: usize| {
+            (set..set + ways).filter(|&slot| self.lent[slot] && self.pages[slot] == EMPTY)
+        };
+        // The emptier of two sets.
+        let emptier =
+            if free(sets[0]).count() >= free(sets[1]).count() { sets[0] } else { sets[1] };
+        if let Some(slot) = free(emptier).last() {
+            return Some(slot);
+        }
+        let both = self.design.sets == 2 && sets[0] != sets[1];
+        let one = if both && self.clock % 2 == 1 { sets[1] } else { sets[0] };
+        let from = |set: usize, way: usize| {
+            (0..ways).map(move |n| set + (way + n) % ways).find(|&slot| self.lent[slot])
+        };
+        match self.design.eviction {
+            Eviction::Oldest => {
+                let second = if both { sets[1]..sets[1] + ways } else { 0..0 };
+                (sets[0]..sets[0] + ways)
+                    .chain(second)
+                    .filter(|&slot| self.lent[slot])
+                    .min_by_key(|&slot| self.stamps[slot])
+            }
+            Eviction::Random => {
+                let number = self.clock.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                from(one, share(number, self.design.ways) as usize)
+            }
+            Eviction::First => from(one, 0),
+            Eviction::RoundRobin => {
+                let set = one / ways;
+                let slot = from(one, self.turns[set] as usize)?;
+                self.turns[set] = ((slot - one + 1) % ways) as u32;
+                Some(slot)
+            }
+        }
+    }
+
+    fn slot_of_frame(&self, frame: u32) -> usize {
+        (frame % self.sets * self.design.ways + frame / self.sets) as usize
+    }
+}
+
+impl Cache for Table<'_> {
+    fn put(&mut self, page: Page) {
+        self.flush_page(page);
+        if let Some(slot) = self.choose(page) {
+            self.held += u32::from(self.pages[slot] == EMPTY);
+            self.pages[slot] = page;
+            self.stamps[slot] = self.clock;
+            self.slots[page as usize] = slot as u32;
+        }
+        self.clock += 1;
+    }
+
+    fn get(&mut self, page: Page) -> bool {
+        let Some(slot) = self.slot_of(page) else { return false };
+        self.drop_slot(slot);
+        self.stamps[slot] >= self.horizon(self.file_of[page as usize])
+    }
+
+    fn flush_page(&mut self, page: Page) {
+        if let Some(slot) = self.slot_of(page) {
+            self.drop_slot(slot);
+        }
+    }
+
+    fn flush_file(&mut self, file: File) {
+        self.moments[file as usize] = self.clock;
+        for bucket in self.buckets_of(file) {
+            self.buckets[bucket] = self.clock;
+        }
+    }
+
+    fn claim(&mut self, first: u32, count: u32) {
+        for frame in first..first + count {
+            let slot = self.slot_of_frame(frame);
+            self.lent[slot] = false;
+            if self.pages[slot] != EMPTY {
+                self.drop_slot(slot);
+            }
+        }
+    }
+
+    fn release(&mut self, first: u32, count: u32) {
+        for frame in first..first + count {
+            let slot = self.slot_of_frame(frame);
+            self.lent[slot] = true;
+        }
+    }
+
+    fn held(&self) -> u32 {
+        self.held
+    }
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What was chosen and why: other designs of the table on the same workloads.
+
+use crate::associative::{Design, Eviction, Flushes, Table};
+use crate::cache::{self, Cache};
+use crate::ideal::{Fifo, Ideal, Pinned, Random};
+use crate::row::run_stash;
+use crate::workload::{Kind, Workload};
+
+/// The designs that are compared; the first is the stash's.
+pub fn designs() -> Vec<Design> {
+    let mut all = vec![Design::REAL];
+    let mut add = |ways, sets, eviction, flushes| {
+        let design = Design { ways, sets, eviction, flushes };
+        if design != Design::REAL {
+            all.push(design);
+        }
+    };
+    let flushes = Design::REAL.flushes;
+    for (ways, sets) in [(8, 1), (12, 1), (16, 1), (32, 1), (4, 2), (8, 2), (16, 2)] {
+        add(ways, sets, Eviction::Oldest, flushes);
+    }
+    for (ways, sets) in [(8, 1), (16, 1), (8, 2)] {
+        for eviction in [Eviction::RoundRobin, Eviction::Random, Eviction::First] {
+            add(ways, sets, eviction, flushes);
+        }
+    }
+    let Design { ways, sets, eviction, .. } = Design::REAL;
+    for frames in [1, 2, 4, 8] {
+        add(ways, sets, eviction, Flushes::Buckets(frames));
+    }
+    add(ways, sets, eviction, Flushes::Exact);
+    all
+}
+
+/// Groups of workloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// By chance: Zipf, with scans too, and uniform.
+    Chance,
+    /// Whole files.
+    Files,
+    /// Loops.
+    Loops,
+}
+
+impl Group {
+    /// All, in the order of tables.
+    pub const ALL: [Group; 3] = [Group::Chance, Group::Files, Group::Loops];
+
+    /// As tables say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Group::Chance => "Zipf, scans, uniform",
+            Group::Files => "files",
+            Group::Loops => "loops",
+        }
+    }
+
+    fn of(workload: &Workload) -> Group {
+        match workload.kind {
+            Kind::Zipf(_) | Kind::ZipfAndScans(_) | Kind::Uniform => Group::Chance,
+            Kind::Files => Group::Files,
+            Kind::Loop(_) => Group::Loops,
+        }
+    }
+}
+
+/// What a workload made of one design.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    group: Group,
+    claims: bool,
+    gap: f64,
+    gap_pinned: f64,
+    fill: f64,
+}
+
+/// Runs a workload on every design.
+pub fn run(workload: &Workload) -> Vec<Sample> {
+    let trace = workload.trace();
+    let (_, pool, _) = run_stash(&trace);
+    let rate = |cache: &mut dyn Cache| cache::run(&trace, cache);
+    let lru = rate(&mut Ideal::new(&trace, Fifo::new(&trace)));
+    let random = rate(&mut Ideal::new(&trace, Random::new(&trace)));
+    let pinned = rate(&mut Pinned::new(&trace));
+    let sample = |design| {
+        let outcome = rate(&mut Table::new(&trace, design, pool));
+        Sample {
+            group: Group::of(workload),
+            claims: workload.claims,
+            gap: lru.rate().max(random.rate()) - outcome.rate(),
+            gap_pinned: pinned.rate() - outcome.rate(),
+            fill: 100.0 * outcome.fill / pinned.fill,
+        }
+    };
+    designs().into_iter().map(sample).collect()
+}
+
+/// Samples of one group of workloads on one design, summed up.
+#[derive(Clone, Copy, Debug)]
+pub struct Summary {
+    /// Points lost against the better of LRU and random, on average.
+    pub mean: f64,
+    /// At most.
+    pub worst: f64,
+    /// On average with claims, against LRU whose pages cannot move.
+    pub pinned: f64,
+    /// Least fill, in percent of that LRU's.
+    pub fill: f64,
+}
+
+impl Summary {
+    /// Sums up what all workloads of `group` made of design number `design`.
+    pub fn of(samples: &[Vec<Sample>], group: Group, design: usize) -> Summary {
+        let all: Vec<&Sample> =
+            samples.iter().map(|of| &of[design]).filter(|s| s.group == group).collect();
+        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len().max(1) as f64;
+        Summary {
+            mean: mean(all.iter().map(|s| s.gap).collect()),
+            worst: all.iter().map(|s| s.gap).fold(f64::MIN, f64::max),
+            pinned: mean(all.iter().filter(|s| s.claims).map(|s| s.gap_pinned).collect()),
+            fill: all.iter().map(|s| s.fill).fold(f64::MAX, f64::min),
+        }
+    }
+}
+
+impl std::fmt::Display for Design {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let rule = match self.eviction {
+            Eviction::Oldest => "oldest",
+            Eviction::Random => "random",
+            Eviction::RoundRobin => "round robin",
+            Eviction::First => "first open",
+        };
+        write!(f, "{} x {} ways, {rule}", self.sets, self.ways)?;
+        match self.flushes {
+            flushes if flushes == Design::REAL.flushes => Ok(()),
+            Flushes::Exact => write!(f, ", exact flushes"),
+            Flushes::Buckets(1) => write!(f, ", a moment a frame"),
+            Flushes::Buckets(frames) => write!(f, ", a moment for {frames} frames"),
+        }
+    }
+}
