@@ -17,7 +17,7 @@ const FILES: &str = "files come back whole, at one distance in time, so that wha
 /// What is known of a workload.
 pub fn known(workload: &Workload) -> Option<Known> {
     match workload.kind {
-        Kind::Loop(_) => Some(Known { gap: 60.0, fill: 85.0, reason: LOOP }),
+        Kind::Loop(_) => Some(Known { gap: 55.0, fill: 85.0, reason: LOOP }),
         Kind::Files => Some(Known { gap: 5.0, fill: 90.0, reason: FILES }),
         _ => None,
     }

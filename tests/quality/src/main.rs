@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How good a cache the stash is: `make quality`, and docs/_quality.md.
+//! How good a cache the stash is: `make quality`.
 //!
 //! The stash is an exclusive victim cache: it gets what a page cache lets go of, and a hit takes
 //! the page out. Traces of what a page cache asks are run on the stash itself, through its

@@ -122,7 +122,13 @@ pub fn designs_table(samples: &[Vec<Sample>]) -> String {
             let numbers = values.iter().map(|value| format!("{value:.2}"));
             [design.to_string()].into_iter().chain(numbers).collect()
         };
-        let lines: Vec<Vec<String>> = designs().into_iter().enumerate().map(line).collect();
+        // Only files are flushed.
+        let differs =
+            |design: &Design| group == Group::Files || design.flushes == Design::REAL.flushes;
+        let lines: Vec<Vec<String>> = (designs().into_iter().enumerate())
+            .filter(|(_, design)| differs(design))
+            .map(line)
+            .collect();
         let heads = [group.name(), "mean gap", "worst gap", "pinned", "least fill"];
         let _ = writeln!(text, "{}", table(&heads, &lines));
     }
