@@ -28,8 +28,13 @@ pub enum Eviction {
 pub enum Flushes {
     /// A moment for each object.
     Exact,
-    /// Two moments for each object, shared by hash: one bucket for so many frames.
-    Buckets(u32),
+    /// Moments shared by hash.
+    Buckets {
+        /// One bucket for so many frames.
+        frames: u32,
+        /// Buckets of an object, of which the earliest moment counts: 1 to 3.
+        each: u32,
+    },
 }
 
 /// What can be varied.
@@ -51,7 +56,7 @@ impl Design {
         ways: WAYS as u32,
         sets: 1,
         eviction: Eviction::Oldest,
-        flushes: Flushes::Buckets(2),
+        flushes: Flushes::Buckets { frames: 2, each: 2 },
     };
 }
 
@@ -104,7 +109,7 @@ impl<'t> Table<'t> {
             .collect();
         let buckets = match design.flushes {
             Flushes::Exact => 1,
-            Flushes::Buckets(frames) => (trace.frames / frames).max(1),
+            Flushes::Buckets { frames, .. } => (trace.frames / frames).max(1),
         };
         Table {
             design,
@@ -134,17 +139,22 @@ impl<'t> Table<'t> {
         self.held -= 1;
     }
 
-    fn buckets_of(&self, file: File) -> [usize; 2] {
-        let hash = self.file_hashes[file as usize];
-        [hash, hash << 32].map(|hash| share(hash, self.buckets.len() as u32) as usize)
+    /// The buckets of a file: by the two halves of its hash, and by its middle.
+    fn buckets_of(&self, file: File) -> impl Iterator<Item = usize> + use<> {
+        let each = match self.design.flushes {
+            Flushes::Exact => 0,
+            Flushes::Buckets { each, .. } => each as usize,
+        };
+        let (hash, count) = (self.file_hashes[file as usize], self.buckets.len() as u32);
+        let bucket = move |turn| share(hash.rotate_left(turn), count) as usize;
+        [0, 32, 16].into_iter().take(each).map(bucket)
     }
 
     fn horizon(&self, file: File) -> u64 {
         match self.design.flushes {
             Flushes::Exact => self.moments[file as usize],
-            Flushes::Buckets(_) => {
-                let [first, second] = self.buckets_of(file);
-                self.buckets[first].min(self.buckets[second])
+            Flushes::Buckets { .. } => {
+                self.buckets_of(file).map(|bucket| self.buckets[bucket]).min().unwrap_or(0)
             }
         }
     }
@@ -167,7 +177,7 @@ impl<'t> Table<'t> {
         // The emptier of two sets.
         let emptier =
             if free(sets[0]).count() >= free(sets[1]).count() { sets[0] } else { sets[1] };
-        if let Some(slot) = free(emptier).last() {
+        if let Some(slot) = free(emptier).next_back() {
             return Some(slot);
         }
         let both = self.design.sets == 2 && sets[0] != sets[1];

@@ -7,6 +7,7 @@ use crate::workload::{Kind, Workload};
 /// Frames in the long run: 64 MiB of tag storage, that of 2 GiB of memory.
 pub const FRAMES: u32 = 16384;
 /// Frames in the suite.
+#[cfg(test)]
 pub const SMALL: u32 = 2048;
 
 const LOOP: &str = "a loop longer than what there is gives an age-ordered cache nothing: LRU has 0 %; \

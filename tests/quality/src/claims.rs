@@ -40,7 +40,7 @@ impl Claims {
     /// each begins with a burst that brings about what it needs.
     pub fn step(&mut self, random: &mut XorShiftRng) -> Option<Operation> {
         let length = u64::from(2 * self.frames);
-        if self.time % length == 0 {
+        if self.time.is_multiple_of(length) {
             self.settled = false;
         }
         let busy = self.time / length % 2 == 1;

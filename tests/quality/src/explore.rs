@@ -26,8 +26,8 @@ pub fn designs() -> Vec<Design> {
         }
     }
     let Design { ways, sets, eviction, .. } = Design::REAL;
-    for frames in [1, 2, 4, 8] {
-        add(ways, sets, eviction, Flushes::Buckets(frames));
+    for (frames, each) in [(1, 2), (1, 3), (2, 1), (2, 2), (2, 3), (4, 2), (8, 2)] {
+        add(ways, sets, eviction, Flushes::Buckets { frames, each });
     }
     add(ways, sets, eviction, Flushes::Exact);
     all
@@ -137,8 +137,9 @@ impl std::fmt::Display for Design {
         match self.flushes {
             flushes if flushes == Design::REAL.flushes => Ok(()),
             Flushes::Exact => write!(f, ", exact flushes"),
-            Flushes::Buckets(1) => write!(f, ", a moment a frame"),
-            Flushes::Buckets(frames) => write!(f, ", a moment for {frames} frames"),
+            Flushes::Buckets { frames, each } => {
+                write!(f, ", frames / {frames} moments, {each} an object")
+            }
         }
     }
 }

@@ -103,7 +103,7 @@ pub fn svg(title: &str, rows: &[Row]) -> String {
     text(&mut svg, LEFT - 12.0, TOP - 14.0, "end", 13, "workload; page cache / stash");
     for (number, row) in rows.iter().enumerate() {
         let y = TOP + STEP * (number as f64 + 0.5);
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             let _ = writeln!(
                 svg,
                 "<rect x=\"0\" y=\"{:.1}\" width=\"{width}\" height=\"{STEP}\" fill=\"#000000\" fill-opacity=\"0.035\"/>",

@@ -190,7 +190,7 @@ fn a_hit_removes_and_so_do_flushes() {
         let expected = u64::from(!operations.contains(&FlushFile(0)));
         let trace = trace(2, &operations);
         assert_eq!(all_hits(&trace), [expected; 4]);
-        for flushes in [Flushes::Exact, Flushes::Buckets(1)] {
+        for flushes in [Flushes::Exact, Design::REAL.flushes] {
             let mut table = Table::new(&trace, Design { flushes, ..Design::REAL }, PoolId(0));
             assert_eq!(hits(cache::run(&trace, &mut table)), expected);
         }
