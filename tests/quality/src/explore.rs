@@ -111,17 +111,21 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Sums up what all workloads of `group` made of design number `design`.
-    pub fn of(samples: &[Vec<Sample>], group: Group, design: usize) -> Summary {
+    /// Sums up what all workloads of `group` made of design number `design`; `None` if there
+    /// are none.
+    pub fn of(samples: &[Vec<Sample>], group: Group, design: usize) -> Option<Summary> {
         let all: Vec<&Sample> =
             samples.iter().map(|of| &of[design]).filter(|s| s.group == group).collect();
+        if all.is_empty() {
+            return None;
+        }
         let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len().max(1) as f64;
-        Summary {
+        Some(Summary {
             mean: mean(all.iter().map(|s| s.gap).collect()),
             worst: all.iter().map(|s| s.gap).fold(f64::MIN, f64::max),
             pinned: mean(all.iter().filter(|s| s.claims).map(|s| s.gap_pinned).collect()),
             fill: all.iter().map(|s| s.fill).fold(f64::MAX, f64::min),
-        }
+        })
     }
 }
 

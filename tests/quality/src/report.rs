@@ -117,18 +117,21 @@ pub fn designs_table(samples: &[Vec<Sample>]) -> String {
     );
     for group in Group::ALL {
         let line = |(number, design): (usize, Design)| {
-            let summary = Summary::of(samples, group, number);
+            let summary = Summary::of(samples, group, number)?;
             let values = [summary.mean, summary.worst, summary.pinned, summary.fill];
             let numbers = values.iter().map(|value| format!("{value:.2}"));
-            [design.to_string()].into_iter().chain(numbers).collect()
+            Some([design.to_string()].into_iter().chain(numbers).collect())
         };
         // Only files are flushed.
         let differs =
             |design: &Design| group == Group::Files || design.flushes == Design::REAL.flushes;
         let lines: Vec<Vec<String>> = (designs().into_iter().enumerate())
             .filter(|(_, design)| differs(design))
-            .map(line)
+            .filter_map(line)
             .collect();
+        if lines.is_empty() {
+            continue;
+        }
         let heads = [group.name(), "mean gap", "worst gap", "pinned", "least fill"];
         let _ = writeln!(text, "{}", table(&heads, &lines));
     }
