@@ -45,7 +45,7 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine initramfs run linux test symbolize dist doc model protocol steps litmus schedules miri fuzz quality lint fmt clean distclean
+.PHONY: help setup build image harness machine initramfs run linux test symbolize dist doc model protocol steps litmus schedules miri fuzz throughput scale quality lint fmt clean distclean
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -162,6 +162,17 @@ QUALITY := CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 
 
 quality: ## Measures how good a cache the stash is (build/quality: tables, plot; a minute)
 	$(Q)$(QUALITY) -- $(ARGS)
+BENCH := target/throughput/bench
+
+throughput: $(BENCH) ## Compares the stash with other caches on this machine (build/throughput)
+	$(Q)$(BENCH) throughput
+
+scale: $(BENCH) ## Counts the steps of each call, 16 MiB to 32 GiB of storage (build/scale)
+	$(Q)$(BENCH) scale
+
+.PHONY: $(BENCH)
+$(BENCH):
+	$(Q)$(CARGO) build --profile throughput -p bench --target-dir target
 
 lint: setup ## Checks formatting and lints, host and firmware
 	$(Q)$(CARGO) fmt --all --check

@@ -266,6 +266,12 @@ def fuzz_steps() -> Iterator[Step]:
                    300, read_tap)
 
 
+def scale_steps() -> Iterator[Step]:
+    """Counts metadata and the steps of each call at both ends of the scale, and tries the comparison with other caches."""
+    yield Step("scale-build", ["make", "--no-print-directory", "target/throughput/bench"], 300, read_single("the bench builds"))
+    yield Step("scale", ["target/throughput/bench", "test"], 120, read_tap)
+
+
 def lint_steps() -> Iterator[Step]:
     """Checks formatting and lints."""
     cargo = ["cargo", "clippy", "--target-dir", "target/clippy"]
@@ -812,6 +818,9 @@ SUITES = [
     Suite("quality", "hit rates of small workloads, beside ideal caches of the same capacity", quality_steps),
     Suite("tagalias", "the aliasing library's unit tests", tagalias_steps),
     Suite("fuzz", "device-tree code and hypercalls on their fuzzing corpora, and on a fixed number of new inputs", fuzz_steps),
+    Suite("fuzz", "device-tree code on its fuzzing corpus, and on a fixed number of new inputs", fuzz_steps),
+    Suite("scale", "metadata and steps of each call, 16 MiB and 32 GiB of storage; the comparison with other caches works",
+          scale_steps),
     Suite("model", "the racing operations under the model checker", model_steps),
     Suite("schedules", "long histories under randomised schedules", schedules_steps),
     Suite("litmus", "the memory orderings as litmus shapes, under Arm's model", litmus_steps),
