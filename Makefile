@@ -128,9 +128,6 @@ miri: ## Runs the portable tests under Miri, where nightly Rust has it
 litmus: ## Runs the memory orderings as litmus shapes under Arm's model (herd7)
 	$(Q)$(PYTHON) tests/litmus.py
 
-# SECONDS=3600 fuzzes for an hour; TARGET=trees or TARGET=calls is one of the two that share the time else; FUZZ='...' is
-# another command of tests/fuzz (FUZZ=minimise, FUZZ=--help). TARGET means something else above, so that only the command
-# line's counts here.
 # PROTOCOL='mutants no-poll' is another command of tests/protocol (PROTOCOL=--help).
 PROTOCOL ?= all
 TRACED_CARGO = RUSTFLAGS="--cfg traced" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 $(CARGO)
@@ -141,15 +138,17 @@ protocol: steps ## Searches the model of the frame protocol, its mutants too, in
 steps:
 	$(Q)$(TRACED_CARGO) test --release -p protocol --target-dir target/protocol
 
-# SECONDS=3600 fuzzes for an hour; FUZZ='...' is another command of tests/fuzz (FUZZ=minimise, FUZZ=--help).
+# SECONDS=3600 fuzzes for an hour; WHAT=trees or WHAT=calls is one of the two that share the time else; FUZZ='...' is
+# another command of tests/fuzz (FUZZ=minimise, FUZZ=--help).
+WHAT ?=
 SECONDS ?= 60
 REPLAY ?=
 FUZZ ?= $(if $(REPLAY),replay $(REPLAY),run --seconds $(SECONDS))
-FUZZ_TARGET := $(if $(filter command line,$(origin TARGET)),--target $(TARGET))
+FUZZ_TARGET = $(if $(WHAT),--target $(WHAT))
 
 FUZZER := target/fuzz/fuzz/fuzz
 
-fuzz: $(FUZZER) ## Fuzzes device trees and hypercalls (SECONDS=n, TARGET=trees|calls), or runs an input again (REPLAY=file)
+fuzz: $(FUZZER) ## Fuzzes device trees and hypercalls (SECONDS=n, WHAT=trees|calls), or runs an input again (REPLAY=file)
 	$(Q)$(FUZZER) $(FUZZ) $(FUZZ_TARGET)
 
 # Cargo knows whether it has to be built again.
@@ -162,6 +161,7 @@ QUALITY := CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 
 
 quality: ## Measures how good a cache the stash is (build/quality: tables, plot; a minute)
 	$(Q)$(QUALITY) -- $(ARGS)
+
 BENCH := target/throughput/bench
 
 throughput: $(BENCH) ## Compares the stash with other caches on this machine (build/throughput)
