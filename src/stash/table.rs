@@ -107,8 +107,9 @@ impl<'a> Table<'a> {
         if open.is_cached() {
             stats.add(Statistic::Evictions, 1);
         }
-        // Of two puts of one key, each has now said WRITING and looks for the other: with the
-        // fences at least one of them sees the other's word.
+        // Directly behind the swap. Of two puts of one key, each has now said WRITING and looks for
+        // the other: with the fences at least one of them sees the other's word. And who confirms
+        // a copy that has bytes of this page in it must see the word too.
         fence(Ordering::SeqCst);
         let filled = if has_rival(&offer.key, fingerprint, &candidates, writing) {
             Err(Stop::Refused)
