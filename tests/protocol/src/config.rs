@@ -52,6 +52,8 @@ pub struct Config {
     pub frames: usize,
     /// Candidates of a key; those beyond the last frame are dormant for ever.
     pub ways: u8,
+    /// Candidates of each set of a key's.
+    pub set_ways: u8,
     /// Frames of a block.
     pub block_frames: u8,
     /// The frame that stores the tags of each page.
@@ -212,6 +214,7 @@ fn base(name: &'static str, about: &'static str) -> Config {
         about,
         frames: 1,
         ways: 1,
+        set_ways: 1,
         block_frames: 1,
         pages: vec![0],
         chunks: 2,
@@ -235,6 +238,7 @@ impl Config {
     fn frames(mut self, frames: u8, block_frames: u8, pages: &[u8]) -> Config {
         self.frames = frames.into();
         self.ways = frames;
+        self.set_ways = frames;
         self.block_frames = block_frames;
         self.pages = pages.to_vec();
         self.before = (0..self.blocks()).map(Call::Activate).collect();
@@ -252,6 +256,12 @@ impl Config {
         self.keys.push(Key { object: 1, fingerprint: 1 });
         self.objects.push([1, 2, 3]);
         assert!(self.keys.len() <= KEYS);
+        self
+    }
+
+    /// Each frame is a set of its own.
+    fn sets(mut self) -> Config {
+        self.set_ways = 1;
         self
     }
 
@@ -293,6 +303,18 @@ pub fn all() -> Vec<Config> {
             .shared()
             .frames(2, 1, &[0, 1])
             .cpus(2, 3, &stash),
+        base("two-sets", "one key, two sets of one frame")
+            .frames(2, 1, &[0, 1])
+            .sets()
+            .cpus(2, 2, &stash),
+        base("rival-claims", "two puts of a key, and claims of either's frame")
+            .frames(2, 1, &[0, 1])
+            .cpus(2, 1, &[Put(0)])
+            .cpus(1, 3, &[Claim(0, 1), Release(0, 1), Get(0)]),
+        base("rival-lend", "two puts of a key, and a frame that comes and goes")
+            .frames(2, 1, &[0, 1])
+            .cpus(2, 1, &[Put(0)])
+            .cpus(1, 3, &[Deactivate(0), Activate(0), Get(0)]),
         base("two-frames-3", "one key, two frames")
             .frames(2, 1, &[0, 1])
             .cpus(2, 1, &[Put(0), Get(0)])

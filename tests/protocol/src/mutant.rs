@@ -48,6 +48,11 @@ mutants! {
         "1: put's second look heeds only what is published";
     RivalLookLate, "rival-look-late", "two-frames", "P2/P3",
         "1b: put looks for a rival only after it published";
+    TwoAtWork, "two-at-work", "two-frames", "P2/P3",
+        "1: put looks for a rival only where three frames are at work";
+    TakeKeepsCached, "take-keeps-cached", "two-keys", "P2",
+        "put leaves CACHED set in a frame that it takes";
+    OneSet, "one-set", "two-sets", "P2/P3/P10", "a scan's first look leaves the second set out";
     BitsBeforeWait, "bits-before-wait", "claims", "P1",
         "2: claim sets the bit before it waits, and others trust it";
     BitsBeforeMaintenance, "bits-before-maintenance", "claims", "P1",

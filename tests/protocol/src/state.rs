@@ -98,9 +98,11 @@ impl Word {
         self.flags() == Self::ACTIVE
     }
 
-    /// Not claimed, and active: the stash has it.
-    pub fn is_lent(self) -> bool {
-        self.0 & (Self::CLAIMS | Self::ACTIVE) == Self::ACTIVE
+    /// The stash has it, and a page with this fingerprint is in it or is being written.
+    pub fn is_at_work_with(self, fingerprint: u32) -> bool {
+        let flags = self.flags();
+        self.fingerprint() == fingerprint
+            && (flags == Self::ACTIVE | Self::CACHED || flags == Self::ACTIVE | Self::WRITING)
     }
 
     /// Without its page.
@@ -258,6 +260,12 @@ pub struct Cpu {
     pub chunk: u8,
     /// The word last loaded.
     pub word: Word,
+    /// A scan's first look at a set has seen a word as it wants.
+    pub saw: bool,
+    /// A scan has had a candidate as it wants.
+    pub deep: bool,
+    /// Frames counted at work.
+    pub at_work: u8,
     /// A frame was chosen: which, and the word it had.
     pub choice: Option<(u8, Word)>,
     /// The stamp of the put, or the clock that a flush read.
@@ -457,6 +465,7 @@ impl State {
         let mut hasher = crate::search::Fast::default();
         let cpu = &self.cpus[cpu];
         (cpu.call, cpu.left, cpu.pc, cpu.way, cpu.part, cpu.chunk).hash(&mut hasher);
+        (cpu.saw, cpu.deep, cpu.at_work).hash(&mut hasher);
         (cpu.word, cpu.choice, cpu.stamp, cpu.horizon, cpu.version).hash(&mut hasher);
         hasher.finish()
     }

@@ -18,6 +18,8 @@ pub enum Pc {
     #[default]
     Idle,
     FindPool,
+    MayLook,
+    FindAgain,
     Stamp,
     KillLook,
     KillLoad,
@@ -26,6 +28,7 @@ pub enum Pc {
     ChooseLook,
     ChooseOther,
     Take,
+    RivalCount,
     RivalLook,
     RivalLoad,
     RivalEntry,
@@ -117,6 +120,8 @@ impl Pc {
         match self {
             Pc::Idle => "nothing",
             Pc::FindPool => "finds the pool",
+            Pc::MayLook => "looks whether it may be there",
+            Pc::FindAgain => "finds the pool again",
             Pc::Stamp => "draws its stamp",
             Pc::KillLook => "kill scan, first look",
             Pc::KillLoad => "kill scan",
@@ -125,6 +130,7 @@ impl Pc {
             Pc::ChooseLook => "chooses a frame",
             Pc::ChooseOther => "chooses another page's frame",
             Pc::Take => "takes the frame",
+            Pc::RivalCount => "counts frames at work",
             Pc::RivalLook => "looks for a rival, first look",
             Pc::RivalLoad => "looks for a rival",
             Pc::RivalEntry => "looks for a rival, key",
@@ -349,10 +355,11 @@ fn effect(config: &Config, cpu: &Cpu, key: usize) -> Option<Effect> {
 /// Steps that change nothing and see nothing that another CPU changes.
 fn is_silent(config: &Config, cpu: &Cpu) -> bool {
     match cpu.pc {
-        Pc::FindPool => !config.pools,
+        Pc::FindPool | Pc::FindAgain => !config.pools,
         Pc::PoolMoment | Pc::LatePoolMoment => !config.flushes_pool(),
         Pc::Moment0 | Pc::Moment1 | Pc::Moment2 => !config.flushes_object(),
         Pc::LateMoment0 | Pc::LateMoment1 | Pc::LateMoment2 => !config.flushes_object(),
+        // Claimed or not, the own frame is no rival. When frames are counted it matters.
         Pc::RivalLook | Pc::RivalLoad => {
             cpu.choice.is_some_and(|(own, _)| own == cpu.way) && config.order.is_empty()
         }
@@ -613,6 +620,55 @@ impl Access<'_> {
         way < ways
     }
 
+    /// Goes on with a scan's first look, after a candidate whose word is as wanted or not: a set
+    /// that has one such word is looked through again. Says whether the scan is at its end.
+    fn looked_at(&mut self, wanted: bool, look: Pc, load: Pc) -> bool {
+        let config = self.config;
+        let cpu = self.cpu();
+        cpu.saw |= wanted;
+        let next = cpu.way + 1;
+        if next % config.set_ways != 0 {
+            self.go(look, next);
+            return false;
+        }
+        if core::mem::take(&mut cpu.saw) {
+            self.go(load, next - config.set_ways);
+            return false;
+        }
+        if next < config.ways && !config.is(Mutant::OneSet) {
+            self.go(look, next);
+            return false;
+        }
+        true
+    }
+
+    /// Goes on with a scan's second look after a candidate. Once one was as wanted, the sets that
+    /// follow have no first look. Says whether the scan is at its end.
+    fn passed(&mut self, look: Pc, load: Pc) -> bool {
+        let config = self.config;
+        let cpu = self.cpu();
+        let next = cpu.way + 1;
+        if next == config.ways {
+            cpu.deep = false;
+            return true;
+        }
+        let again = next % config.set_ways == 0 && !cpu.deep;
+        self.go(if again { look } else { load }, next);
+        false
+    }
+
+    /// Looks at a candidate in the second look of a scan, and goes on to its entry if its word is
+    /// as wanted. Says whether it is.
+    fn looked_again(&mut self, word: Word, wanted: bool, entry: Pc) -> bool {
+        if wanted {
+            let cpu = self.cpu();
+            cpu.word = word;
+            cpu.deep = true;
+            cpu.pc = entry;
+        }
+        wanted
+    }
+
     /// Checks and writes one chunk of a frame.
     fn chunk_in(&mut self) -> Result<(), Violation> {
         let cpu = self.cpu();
@@ -798,11 +854,8 @@ impl Access<'_> {
         self.chosen()
     }
 
-    /// Goes on with a drop scan after a way.
-    fn dropped_way(&mut self, outcome: Outcome) -> Option<Outcome> {
-        if self.next_way(Pc::DropLoad) {
-            return None;
-        }
+    /// Goes on with a drop scan that has come to its end.
+    fn dropped_part(&mut self, outcome: Outcome) -> Option<Outcome> {
         let config = self.config;
         if self.cpu().part + 1 < config.parts {
             self.cpu().part += 1;
@@ -812,15 +865,18 @@ impl Access<'_> {
         Some(outcome)
     }
 
-    /// Goes on with a get's scan after a way that did not have the page, or after one that did.
-    fn searched(&mut self, found: bool) -> Option<Outcome> {
+    /// Goes on with a get's scan after a candidate that does not have the page.
+    fn not_there(&mut self) -> Option<Outcome> {
+        if self.passed(Pc::FindLook, Pc::FindLoad) { self.searched() } else { None }
+    }
+
+    /// Goes on with a get that has found a part, or not, among all its candidates.
+    fn searched(&mut self) -> Option<Outcome> {
         let config = self.config;
-        if config.horizon != Horizon::BeforeScan {
-            self.cpu().horizon = 0;
-        }
-        if !found && self.next_way(Pc::FindLoad) {
-            return None;
-        }
+        let early = config.horizon == Horizon::BeforeScan;
+        let cpu = self.cpu();
+        cpu.horizon = if early { cpu.horizon } else { 0 };
+        cpu.deep = false;
         if self.cpu().part + 1 < config.parts {
             self.cpu().part += 1;
             self.go(Pc::FindLook, 0);
@@ -968,8 +1024,13 @@ fn one(
     seen: &mut Vec<Seen>,
 ) -> Result<(), Violation> {
     let cpu = &state.cpus[number];
-    let (pc, before) = (cpu.pc, rank(cpu));
+    let pc = cpu.pc;
     let call = cpu.call.expect("a call under way");
+    let stash = matches!(
+        call,
+        Call::Put(_) | Call::Get(_) | Call::FlushPage(_) | Call::FlushObject(_) | Call::FlushPool
+    );
+    let before = stash.then(|| rank(config, cpu));
     let mut access = Access { config, state, number, seen: None, fenced: false };
     let result = match call {
         Call::Put(_) => put(&mut access, pc),
@@ -985,44 +1046,49 @@ fn one(
     let returned = result.unwrap_or_default();
     seen.push(Seen { pc, place, kind, before: value, after, fenced, called, returned });
     let outcome = result?;
+    if state.words.iter().any(|word| word.is_cached() && word.is_writing()) {
+        return broken("P2", "a frame is being written and can be read");
+    }
     if let Some(outcome) = outcome {
         return finish(config, state, number, outcome);
     }
-    let stash = matches!(
-        call,
-        Call::Put(_) | Call::Get(_) | Call::FlushPage(_) | Call::FlushObject(_) | Call::FlushPool
-    );
-    if stash && rank(&state.cpus[number]) <= before {
+    if before.is_some_and(|before| rank(config, &state.cpus[number]) <= before) {
         return broken("P5", "a call that may not wait takes a step twice");
     }
     Ok(())
 }
 
 /// How far a put, get or flush has got.
-fn rank(cpu: &Cpu) -> (u8, u8, u8, u8, Pc) {
+fn rank(config: &Config, cpu: &Cpu) -> (u8, u8, u8, u8, Pc) {
+    // A scan looks at one set, then perhaps at it again, then at the next.
+    let look = cpu.way / config.set_ways * 64 + cpu.way % config.set_ways;
+    let load = look + 32;
     let (phase, step, place) = match cpu.pc {
         Pc::Idle | Pc::FindPool => (0, 0, 0),
+        Pc::MayLook => (0, 1, look),
+        Pc::FindAgain => (0, 2, 0),
+        Pc::Moment0 | Pc::Moment1 | Pc::Moment2 | Pc::PoolMoment => (1, 0, 0),
         Pc::Stamp => (2, 0, 0),
-        Pc::KillLook => (2, 1, cpu.way),
-        Pc::KillLoad | Pc::KillEntry | Pc::KillSwap => (2, 2, cpu.way),
+        Pc::KillLook => (2, 1, look),
+        Pc::KillLoad | Pc::KillEntry | Pc::KillSwap => (2, 1, load),
         Pc::ChooseLook => (2, 3, cpu.way),
         Pc::ChooseOther => (2, 4, cpu.way),
         Pc::Take => (2, 5, 0),
-        Pc::RivalLook => (2, 6, cpu.way),
-        Pc::RivalLoad | Pc::RivalEntry => (2, 7, cpu.way),
+        Pc::RivalCount => (2, 6, cpu.way),
+        Pc::RivalLook => (2, 7, look),
+        Pc::RivalLoad | Pc::RivalEntry => (2, 7, load),
         Pc::Describe | Pc::StoreEra => (2, 8, 0),
         Pc::Poll | Pc::ChunkIn => (2, 9, cpu.chunk),
         Pc::Publish => (2, 10, 0),
         Pc::LateRivalLoad | Pc::LateRivalEntry => (2, 11, cpu.way),
         Pc::LateDrop | Pc::Acknowledge => (2, 12, 0),
-        Pc::Moment0 | Pc::Moment1 | Pc::Moment2 | Pc::PoolMoment => (1, 0, 0),
-        Pc::DropLook | Pc::FindLook => (3, 0, cpu.way),
+        Pc::DropLook | Pc::FindLook => (3, 0, look),
         Pc::ChunkOut => (4, 0, cpu.chunk),
         Pc::ReadCrc => (4, 1, 0),
         Pc::TakePage | Pc::Confirm => (5, 0, 0),
-        Pc::DropLoad | Pc::DropEntry | Pc::DropSwap => (3, 1, cpu.way),
-        // The steps of a find scan, and of flushes, follow one another as they are declared.
-        _ => (3, 1, cpu.way),
+        // The steps of a scan's second look, and of flushes, follow one another as they are
+        // declared.
+        _ => (3, 0, load),
     };
     (phase, cpu.part, step, place, cpu.pc)
 }
@@ -1141,20 +1207,17 @@ fn put(a: &mut Access<'_>, pc: Pc) -> Next {
         Pc::KillLook => {
             let frame = a.frame();
             let word = a.load(frame);
-            if a.matches(word) {
-                a.cpu().pc = Pc::KillLoad;
-            } else if !a.next_way(Pc::KillLook) {
+            let wanted = a.matches(word);
+            if a.looked_at(wanted, Pc::KillLook, Pc::KillLoad) {
                 a.go(Pc::ChooseLook, 0);
             }
         }
         Pc::KillLoad => {
             let frame = a.frame();
             let word = a.load(frame);
-            if a.matches(word) {
-                a.cpu().word = word;
-                a.cpu().pc = Pc::KillEntry;
-            } else if !a.next_way(Pc::KillLoad) {
-                a.go(Pc::ChooseLook, 0);
+            let wanted = a.matches(word);
+            if !a.looked_again(word, wanted, Pc::KillEntry) {
+                killed(a);
             }
         }
         Pc::KillEntry => {
@@ -1162,16 +1225,14 @@ fn put(a: &mut Access<'_>, pc: Pc) -> Next {
             let entry = a.entry(frame);
             if a.is_own_key(entry) {
                 a.cpu().pc = Pc::KillSwap;
-            } else if !a.next_way(Pc::KillLoad) {
-                a.go(Pc::ChooseLook, 0);
+            } else {
+                killed(a);
             }
         }
         Pc::KillSwap => {
             let (frame, word) = (a.frame(), a.cpu().word);
             a.swap(frame, word, word.dropped());
-            if !a.next_way(Pc::KillLoad) {
-                a.go(Pc::ChooseLook, 0);
-            }
+            killed(a);
         }
         Pc::ChooseLook => {
             let frame = a.frame();
@@ -1200,16 +1261,18 @@ fn put(a: &mut Access<'_>, pc: Pc) -> Next {
             if config.is(Mutant::SequenceStays) {
                 writing = writing.with_sequence(open.sequence());
             }
+            if config.is(Mutant::TakeKeepsCached) {
+                writing = Word(writing.0 | open.0 & Word::CACHED);
+            }
             if !a.swap(way, open, writing) {
                 return Ok(a.placed(false));
             }
             a.cpu().choice = Some((way, writing));
             let late = config.is(Mutant::NoRivalLook) || config.is(Mutant::RivalLookLate);
-            a.go(if late { Pc::Describe } else { Pc::RivalLook }, 0);
+            a.go(if late { Pc::Describe } else { Pc::RivalCount }, 0);
         }
-        Pc::RivalLook | Pc::RivalLoad | Pc::RivalEntry | Pc::LateRivalLoad | Pc::LateRivalEntry => {
-            return rival(a, pc);
-        }
+        Pc::RivalCount | Pc::RivalLook | Pc::RivalLoad | Pc::RivalEntry => rival(a, pc),
+        Pc::LateRivalLoad | Pc::LateRivalEntry => return late_rival(a, pc),
         Pc::Describe => {
             let (way, _) = a.cpu().choice.expect("a frame");
             let key = a.own_key();
@@ -1276,72 +1339,94 @@ fn put(a: &mut Access<'_>, pc: Pc) -> Next {
     Ok(None)
 }
 
-fn rival(a: &mut Access<'_>, pc: Pc) -> Next {
+/// Goes on with a kill scan after a candidate.
+fn killed(a: &mut Access<'_>) {
+    if a.passed(Pc::KillLook, Pc::KillLoad) {
+        a.go(Pc::ChooseLook, 0);
+    }
+}
+
+fn rival(a: &mut Access<'_>, pc: Pc) {
     let config = a.config;
-    let (first, frame) = (a.cpu().way == 0, a.frame());
-    let (own, writing) = a.cpu().choice.expect("a frame");
-    let late = matches!(pc, Pc::LateRivalLoad | Pc::LateRivalEntry);
-    let (load, entry, found) = if late {
-        (Pc::LateRivalLoad, Pc::LateRivalEntry, Pc::LateDrop)
-    } else {
-        (Pc::RivalLoad, Pc::RivalEntry, Pc::Acknowledge)
-    };
-    let mut next = pc;
-    if pc == Pc::RivalEntry || pc == Pc::LateRivalEntry {
-        next = load;
+    let frame = a.frame();
+    if pc == Pc::RivalEntry {
         let other = a.entry(frame);
         if a.is_own_key(other) {
-            a.go(found, 0);
+            found_rival(a);
+        } else if a.passed(Pc::RivalLook, Pc::RivalLoad) {
+            a.go(Pc::Describe, 0);
+        }
+        return;
+    }
+    a.fenced = pc == Pc::RivalCount && a.cpu().way == 0;
+    let word = a.load(frame);
+    let fingerprint = a.fingerprint();
+    if pc == Pc::RivalCount {
+        a.cpu().at_work += u8::from(word.is_at_work_with(fingerprint));
+        if !a.next_way(Pc::RivalCount) {
+            let most = if config.is(Mutant::TwoAtWork) { 2 } else { 1 };
+            let alone = core::mem::take(&mut a.cpu().at_work) <= most;
+            a.go(if alone { Pc::Describe } else { Pc::RivalLook }, 0);
+        }
+        return;
+    }
+    let (_, writing) = a.cpu().choice.expect("a frame");
+    let ignored = word.is_writing() && config.is(Mutant::RivalIgnoresWriting);
+    let may_be = word.is_at_work_with(fingerprint) && word != writing && !ignored;
+    let ended = if pc == Pc::RivalLook {
+        a.looked_at(may_be, Pc::RivalLook, Pc::RivalLoad)
+    } else if may_be && word.is_writing() {
+        return found_rival(a);
+    } else if a.looked_again(word, may_be, Pc::RivalEntry) {
+        false
+    } else {
+        a.passed(Pc::RivalLook, Pc::RivalLoad)
+    };
+    if ended {
+        a.go(Pc::Describe, 0);
+    }
+}
+
+/// Goes on with a put that has found a rival.
+fn found_rival(a: &mut Access<'_>) {
+    a.cpu().deep = false;
+    a.go(Pc::Acknowledge, 0);
+}
+
+/// The look of a mutant: after it published.
+fn late_rival(a: &mut Access<'_>, pc: Pc) -> Next {
+    let frame = a.frame();
+    let (own, _) = a.cpu().choice.expect("a frame");
+    if pc == Pc::LateRivalEntry {
+        let other = a.entry(frame);
+        if a.is_own_key(other) {
+            a.go(Pc::LateDrop, 0);
             return Ok(None);
         }
     } else {
-        a.fenced = first && pc == Pc::RivalLook;
+        // It meets what is being written only after it was published, or not.
         let word = a.load(frame);
-        let heeds = word.is_cached()
-            // A late look meets what is being written only after it was published, or not.
-            || word.is_writing() && !late && !config.is(Mutant::RivalIgnoresWriting);
-        let other = if late { frame != own } else { word != writing };
-        if word.is_lent() && heeds && word.fingerprint() == a.fingerprint() && other {
-            if pc == Pc::RivalLook {
-                a.cpu().pc = load;
-            } else if word.is_writing() {
-                a.go(found, 0);
-            } else {
-                a.cpu().word = word;
-                a.cpu().pc = entry;
-            }
+        if frame != own && a.matches(word) {
+            a.cpu().word = word;
+            a.cpu().pc = Pc::LateRivalEntry;
             return Ok(None);
         }
     }
-    if !a.next_way(next) {
-        if late {
-            return Ok(a.placed(true));
-        }
-        a.go(Pc::Describe, 0);
-    }
-    Ok(None)
+    Ok(if a.next_way(Pc::LateRivalLoad) { None } else { a.placed(true) })
 }
 
 fn drop_scan(a: &mut Access<'_>, pc: Pc, outcome: Outcome) -> Next {
     let way = a.frame();
-    match pc {
+    let ended = match pc {
         Pc::DropLook => {
             let word = a.load(way);
-            if a.matches(word) {
-                a.cpu().pc = Pc::DropLoad;
-                return Ok(None);
-            }
-            if a.next_way(Pc::DropLook) {
-                return Ok(None);
-            }
+            let wanted = a.matches(word);
+            a.looked_at(wanted, Pc::DropLook, Pc::DropLoad)
         }
         Pc::DropLoad => {
             let word = a.load(way);
-            if a.matches(word) {
-                a.cpu().word = word;
-                a.cpu().pc = Pc::DropEntry;
-                return Ok(None);
-            }
+            let wanted = a.matches(word);
+            !a.looked_again(word, wanted, Pc::DropEntry) && a.passed(Pc::DropLook, Pc::DropLoad)
         }
         Pc::DropEntry => {
             let entry = a.entry(way);
@@ -1349,13 +1434,31 @@ fn drop_scan(a: &mut Access<'_>, pc: Pc, outcome: Outcome) -> Next {
                 a.cpu().pc = Pc::DropSwap;
                 return Ok(None);
             }
+            a.passed(Pc::DropLook, Pc::DropLoad)
         }
         _ => {
             let word = a.cpu().word;
             a.swap(way, word, word.dropped());
+            a.passed(Pc::DropLook, Pc::DropLoad)
         }
+    };
+    Ok(if ended { a.dropped_part(outcome) } else { None })
+}
+
+/// A get or flush of a page of one part first looks whether it may be there; what calls it
+/// `missing` is the answer if not.
+fn may_look(a: &mut Access<'_>, missing: Outcome) -> Next {
+    let config = a.config;
+    let frame = a.frame();
+    let word = a.load(frame);
+    let wanted = a.matches(word);
+    // One set with such a word is enough.
+    let ended = a.looked_at(wanted, Pc::MayLook, Pc::FindAgain);
+    if a.cpu().pc == Pc::FindAgain {
+        a.go(Pc::FindAgain, 0);
     }
-    Ok(a.dropped_way(outcome))
+    debug_assert!(config.parts == 1, "only pages of one part are looked for first");
+    Ok(ended.then_some(missing))
 }
 
 fn find_pool(a: &mut Access<'_>, then: Pc, missing: Outcome) -> Option<Outcome> {
@@ -1374,12 +1477,15 @@ fn get(a: &mut Access<'_>, pc: Pc) -> Next {
     let way = a.cpu().way;
     let part = usize::from(a.cpu().part);
     let buckets = config.buckets(key_of(a.cpu().call.expect("a get")));
+    let before = config.horizon == Horizon::BeforeScan;
+    let after_pool = if before { Pc::Moment0 } else { Pc::FindLook };
     match pc {
         Pc::FindPool => {
-            let before = config.horizon == Horizon::BeforeScan;
-            let then = if before { Pc::Moment0 } else { Pc::FindLook };
+            let then = if config.parts == 1 { Pc::MayLook } else { after_pool };
             return Ok(find_pool(a, then, Outcome::No));
         }
+        Pc::MayLook => return may_look(a, Outcome::Miss),
+        Pc::FindAgain => return Ok(find_pool(a, after_pool, Outcome::No)),
         Pc::Moment0 | Pc::LateMoment0 => {
             let moment = a.moment(buckets[0]);
             a.cpu().horizon = moment;
@@ -1415,26 +1521,24 @@ fn get(a: &mut Access<'_>, pc: Pc) -> Next {
         Pc::FindLook => {
             let frame = a.frame();
             let word = a.load(frame);
-            if a.matches(word) {
-                a.cpu().pc = Pc::FindLoad;
-            } else if !a.next_way(Pc::FindLook) {
-                return Ok(a.searched(false));
+            let wanted = a.matches(word);
+            if a.looked_at(wanted, Pc::FindLook, Pc::FindLoad) {
+                return Ok(a.searched());
             }
         }
         Pc::FindLoad => {
             let frame = a.frame();
             let word = a.load(frame);
-            if !a.matches(word) {
-                return Ok(a.searched(false));
+            let wanted = a.matches(word);
+            if !a.looked_again(word, wanted, Pc::FindEntry) {
+                return Ok(a.not_there());
             }
-            a.cpu().word = word;
-            a.cpu().pc = Pc::FindEntry;
         }
         Pc::FindEntry => {
             let frame = a.frame();
             let entry = a.entry(frame);
             if !a.is_own_key(entry) {
-                return Ok(a.searched(false));
+                return Ok(a.not_there());
             }
             a.cpu().pc = Pc::FindEra;
         }
@@ -1451,7 +1555,8 @@ fn get(a: &mut Access<'_>, pc: Pc) -> Next {
         Pc::FindSwap => {
             let (frame, word) = (a.frame(), a.cpu().word);
             a.swap(frame, word, word.dropped());
-            return Ok(a.searched(false));
+            a.cpu().horizon = if before { a.cpu().horizon } else { 0 };
+            return Ok(a.not_there());
         }
         Pc::ChunkOut => {
             let chunk = a.cpu().chunk;
@@ -1505,7 +1610,7 @@ fn judge(a: &mut Access<'_>) -> Option<Outcome> {
     if fresh {
         let found = Found { some: true, way: frame, word: cpu.word, stamp };
         cpu.found[usize::from(cpu.part)] = found;
-        return a.searched(true);
+        return a.searched();
     }
     cpu.pc = Pc::FindSwap;
     None
@@ -1516,8 +1621,11 @@ fn flush(a: &mut Access<'_>, pc: Pc) -> Next {
     let call = a.cpu().call.expect("a flush");
     match (pc, call) {
         (Pc::FindPool, Call::FlushPage(_)) => {
-            return Ok(find_pool(a, Pc::DropLook, Outcome::No));
+            let then = if config.parts == 1 { Pc::MayLook } else { Pc::DropLook };
+            return Ok(find_pool(a, then, Outcome::No));
         }
+        (Pc::MayLook, _) => return may_look(a, Outcome::Done),
+        (Pc::FindAgain, _) => return Ok(find_pool(a, Pc::DropLook, Outcome::No)),
         (Pc::FindPool, _) => return Ok(find_pool(a, Pc::Clock, Outcome::No)),
         (Pc::Clock, _) => {
             let clock = a.state.clock;
@@ -1583,7 +1691,9 @@ fn claim(a: &mut Access<'_>, pc: Pc) -> Next {
             }
             let block = config.block_of_frame(way);
             a.cpu().block = block;
-            a.go(Pc::ClaimHeld, way);
+            a.cpu().valid = false;
+            let early = config.is(Mutant::LooksBeforeItCounts);
+            a.first_frame(if early { Pc::ClaimEarlyBits } else { Pc::ClaimUp });
         }
         Pc::ClaimHeld => {
             let bits = a.claimed(way);

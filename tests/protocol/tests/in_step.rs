@@ -26,10 +26,10 @@ use tagstash::platform::{CHUNK, CacheMaintenance, Caller, CopyFault, PageMemory}
 use tagstash::ram::GuestRam;
 use tagstash::stash::frame::{Fingerprint, StateWord};
 use tagstash::stash::key::{Object, PartKey};
-use tagstash::stash::metadata::{CANDIDATES, Metadata, MetadataBuffer};
+use tagstash::stash::metadata::{CANDIDATES, Metadata, MetadataBuffer, WAYS};
 use tagstash::stash::pool::{POOLS, PageSize, PoolId};
-use tagstash::stash::stats::Stats;
-use tagstash::stash::{Get, Put, Stash};
+use tagstash::stash::stats::{Statistic, Stats};
+use tagstash::stash::{Get, Page, Put, Stash};
 use tagstash::sync::{self, Event, Ordering, set_hook};
 use tagstash::tags::geometry::{Region, Regions};
 use tagstash::tags::ledger::Ledger;
@@ -432,6 +432,15 @@ fn serve(
         };
         let at = PhysAddr(buffer(cpu));
         let page_size = PageSize::from_shift(machine.page_size.ilog2().into()).unwrap();
+        let got = |get: Get| {
+            if get != Get::Hit {
+                return Outcome::Miss;
+            }
+            let version = memory.load(at.0);
+            let same = |n| memory.load(at.0 + n * CHUNK) == version;
+            assert!((0..pages * CHUNKS).all(same), "half a page");
+            Outcome::Hit(version as u8)
+        };
         set_hook(Some(on_event));
         let outcome = match order.call {
             Call::Create => match stash.create_pool(page_size, None) {
@@ -461,6 +470,34 @@ fn serve(
                 ledger.deactivate_block(block.into(), memory, stats);
                 Outcome::Done
             }
+            // As the service does: first whether there is anything to do, then that.
+            Call::Get(key) | Call::FlushPage(key) if pages == 1 => {
+                let get = matches!(order.call, Call::Get(_));
+                let counted = if get { Statistic::Gets } else { Statistic::PageFlushes };
+                let (object, index) = (object(key), index(key));
+                let usual = || stash.usual_pool(id.0.into());
+                let misses = usual()
+                    .map(|pool| stash.misses(&Page::new(&pool, object, index), counted, stats));
+                match misses {
+                    None => Outcome::No,
+                    Some(true) if get => Outcome::Miss,
+                    Some(true) => Outcome::Done,
+                    Some(false) => match usual() {
+                        None => Outcome::No,
+                        Some(pool) if get => got(stash.get_page(
+                            &Page::new(&pool, object, index),
+                            1,
+                            at,
+                            memory,
+                            stats,
+                        )),
+                        Some(pool) => {
+                            stash.flush_page(&Page::new(&pool, object, index), 1, stats);
+                            Outcome::Done
+                        }
+                    },
+                }
+            }
             call => match (stash.pool(id), call) {
                 (None, _) => Outcome::No,
                 (Some(pool), Call::Put(key)) => {
@@ -478,15 +515,7 @@ fn serve(
                     stash.get(&pool, object, index(key), at, memory, stats, run, |_, result| {
                         get = Some(result);
                     });
-                    match get {
-                        Some(Get::Hit) => {
-                            let version = memory.load(at.0);
-                            let same = |n| memory.load(at.0 + n * CHUNK) == version;
-                            assert!((0..pages * CHUNKS).all(same), "half a page");
-                            Outcome::Hit(version as u8)
-                        }
-                        _ => Outcome::Miss,
-                    }
+                    got(get.expect("a run of one"))
                 }
                 (Some(pool), Call::FlushPage(key)) => {
                     let run = 0..1u64;
@@ -618,6 +647,7 @@ impl Pair<'_> {
     /// Both take one step.
     fn step(&mut self, cpu: usize, call: Option<Call>) -> (Pc, Option<Outcome>) {
         let mut seen = Vec::new();
+        let generation = self.state.named;
         let result = single(&self.machine.config, &mut self.state, cpu, call, &mut seen);
         let seen: Seen = seen[0];
         if let Some(call) = seen.called {
@@ -629,8 +659,7 @@ impl Pair<'_> {
         }
         if let Some(call) = seen.called {
             let registers = &self.state.cpus[cpu];
-            let order =
-                Order { call, version: registers.version.into(), generation: registers.generation };
+            let order = Order { call, version: registers.version.into(), generation };
             self.threads[cpu].orders.send(order).expect("the thread lives");
             if let Some(outcome) = self.advance(cpu) {
                 self.fail(&format!("the code returns {outcome} at once"));
@@ -792,6 +821,7 @@ fn machine(
         about: "the real code's shape",
         frames,
         ways: CANDIDATES as u8,
+        set_ways: WAYS as u8,
         block_frames,
         pages: pages.iter().map(|page| (page / 32) as u8).collect(),
         chunks: CHUNKS as u8,
@@ -863,6 +893,8 @@ fn model_and_code_take_the_same_steps() {
 /// The steps that the code has.
 const EVERY: &[Pc] = &[
     Pc::FindPool,
+    Pc::MayLook,
+    Pc::FindAgain,
     Pc::Stamp,
     Pc::KillLook,
     Pc::KillLoad,
@@ -871,6 +903,7 @@ const EVERY: &[Pc] = &[
     Pc::ChooseLook,
     Pc::ChooseOther,
     Pc::Take,
+    Pc::RivalCount,
     Pc::RivalLook,
     Pc::RivalLoad,
     Pc::RivalEntry,
