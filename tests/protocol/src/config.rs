@@ -274,17 +274,19 @@ impl Config {
 /// Those that take more than some seconds.
 const LONG: &[&str] = &[
     "one-frame-3",
-    "two-frames-shared",
+    "two-frames-calls",
     "two-frames-3",
     "two-keys",
     "two-keys-2",
     "claims-3",
     "block",
     "block-range",
+    "flush-calls",
     "flush-3",
     "flush-evict",
     "parts",
     "parts-shared",
+    "pool-calls",
 ];
 
 /// The standard configurations.
@@ -296,13 +298,16 @@ pub fn all() -> Vec<Config> {
     let parts = |config: Config| Config { parts: 2, ..config };
     vec![
         base("one-frame", "one key, one frame").cpus(2, 3, &stash),
-        base("one-frame-3", "one key, one frame").cpus(3, 2, &stash),
+        base("one-frame-3", "one key, one frame").cpus(2, 1, &stash).cpus(1, 2, &stash),
         base("one-frame-shared", "as one-frame, gets leave the page").shared().cpus(2, 3, &stash),
-        base("two-frames", "one key, two frames").frames(2, 1, &[0, 1]).cpus(2, 3, &stash),
+        base("two-frames", "one key, two frames").frames(2, 1, &[0, 1]).cpus(2, 2, &stash),
+        base("two-frames-calls", "as two-frames, more calls")
+            .frames(2, 1, &[0, 1])
+            .cpus(2, 3, &stash),
         base("two-frames-shared", "as two-frames, gets leave the page")
             .shared()
             .frames(2, 1, &[0, 1])
-            .cpus(2, 3, &stash),
+            .cpus(2, 2, &stash),
         base("two-sets", "one key, two sets of one frame")
             .frames(2, 1, &[0, 1])
             .sets()
@@ -327,27 +332,30 @@ pub fn all() -> Vec<Config> {
         base("two-keys-2", "two keys of one fingerprint, two frames")
             .two_keys()
             .frames(2, 1, &[0, 1])
-            .cpus(2, 3, &[Put(0), Put(1), Get(0), Get(1)]),
+            .cpus(2, 2, &[Put(0), Put(1), Get(0), Get(1)]),
         base("claims", "one frame comes and goes").cpus(2, 3, &claims),
-        base("claims-3", "one frame comes and goes").cpus(3, 2, &claims),
+        base("claims-3", "one frame comes and goes").cpus(2, 1, &claims).cpus(1, 2, &claims),
         base("claims-pages", "two pages of one frame")
             .frames(1, 1, &[0, 0])
             .cpus(2, 2, &[Claim(0, 1), Claim(1, 1), Claim(0, 2), Release(0, 1), Release(0, 2)])
             .cpus(1, 2, &[Put(0), Get(0)]),
         base("block", "one block of two frames")
             .frames(2, 2, &[0, 1])
-            .cpus(2, 2, &[Claim(0, 1), Claim(1, 1), Release(0, 1), Release(1, 1)])
+            .cpus(1, 2, &[Claim(0, 1), Claim(1, 1), Release(0, 1), Release(1, 1)])
+            .cpus(1, 1, &[Claim(0, 1), Claim(1, 1)])
             .cpus(1, 2, &[Put(0), Get(0)]),
         base("block-range", "one block of two frames, claims of both pages")
             .frames(2, 2, &[0, 1])
-            .cpus(2, 2, &[Claim(0, 2), Claim(1, 1), Release(0, 2)])
+            .cpus(1, 2, &[Claim(0, 2), Claim(1, 1), Release(0, 2)])
+            .cpus(1, 1, &[Claim(0, 2), Claim(1, 1)])
             .cpus(1, 2, &[Put(0), Get(0)]),
         base("range", "two blocks, claims of both")
             .frames(2, 1, &[0, 1])
             .cpus(1, 3, &[Claim(0, 2), Release(0, 2)])
             .cpus(1, 3, &[Put(0), Release(0, 1), Claim(1, 1)]),
-        base("flush", "flushes of object and pool").cpus(2, 3, &flushes),
-        base("flush-3", "flushes of object and pool, one frame").cpus(3, 2, &flushes),
+        base("flush", "flushes of object and pool").cpus(2, 2, &flushes),
+        base("flush-calls", "as flush, more calls").cpus(2, 3, &flushes),
+        base("flush-3", "flushes of object and pool").cpus(2, 1, &flushes).cpus(1, 2, &flushes),
         base("flush-evict", "flushes, evictions, one frame").two_keys().cpus(
             2,
             3,
@@ -377,10 +385,15 @@ pub fn all() -> Vec<Config> {
             .cpus(1, 2, &[Activate(0), Deactivate(0)]),
         base("pool", "the pool is destroyed and made again, with the same id").cpus(
             2,
-            3,
+            2,
             &[Put(0), Get(0), Destroy, Create, FlushPool],
         ),
         base("pool-generations", "the pool is destroyed and made again, with another id").cpus(
+            2,
+            2,
+            &[Put(0), Get(0), Destroy, Create],
+        ),
+        base("pool-calls", "as pool-generations, more calls").cpus(
             2,
             3,
             &[Put(0), Get(0), Destroy, Create],
@@ -390,7 +403,7 @@ pub fn all() -> Vec<Config> {
     .map(|config| Config { long: LONG.contains(&config.name), ..config })
     .map(|config| match config.name {
         "pool" => Config { pools: true, ..config },
-        "pool-generations" => Config { pools: true, generations: 3, ..config },
+        "pool-generations" | "pool-calls" => Config { pools: true, generations: 3, ..config },
         _ => config,
     })
     .collect()

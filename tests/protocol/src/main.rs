@@ -131,7 +131,7 @@ fn show(trace: &[(usize, Seen)]) {
 
 fn configs(options: &Options) -> bool {
     println!(
-        "configuration           CPUs    states  transitions  at rest  depth     time  verdict"
+        "configuration          calls    states  transitions  at rest  depth     time  verdict"
     );
     let mut good = true;
     let (mut states, mut count) = (0, 0);
@@ -148,10 +148,12 @@ fn configs(options: &Options) -> bool {
                 format!("BROKEN {}: {}", violation.promise, violation.what)
             }
         };
+        // Of each CPU.
+        let calls: Vec<_> = config.menus.iter().map(|menu| menu.calls.to_string()).collect();
+        let calls = calls.join("+");
         println!(
-            "{:22} {:5} {:9} {:12} {:8} {:6} {:6.1} s  {verdict}",
+            "{:22} {calls:>5} {:9} {:12} {:8} {:6} {:6.1} s  {verdict}",
             config.name,
-            config.menus.len(),
             report.states,
             report.transitions,
             report.quiescent,

@@ -627,7 +627,7 @@ impl Access<'_> {
         let cpu = self.cpu();
         cpu.saw |= wanted;
         let next = cpu.way + 1;
-        if next % config.set_ways != 0 {
+        if !next.is_multiple_of(config.set_ways) {
             self.go(look, next);
             return false;
         }
@@ -652,7 +652,7 @@ impl Access<'_> {
             cpu.deep = false;
             return true;
         }
-        let again = next % config.set_ways == 0 && !cpu.deep;
+        let again = next.is_multiple_of(config.set_ways) && !cpu.deep;
         self.go(if again { look } else { load }, next);
         false
     }
