@@ -322,7 +322,7 @@ pub fn all() -> Vec<Config> {
             .cpus(1, 3, &[Deactivate(0), Activate(0), Get(0)]),
         base("two-frames-3", "one key, two frames")
             .frames(2, 1, &[0, 1])
-            .cpus(2, 1, &[Put(0), Get(0)])
+            .cpus(2, 1, &[Put(0)])
             .cpus(1, 2, &[Put(0), Get(0)]),
         base("two-keys", "two keys of one fingerprint, one frame").two_keys().cpus(
             2,

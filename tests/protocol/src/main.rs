@@ -6,6 +6,7 @@ use protocol::mutant::Mutant;
 use protocol::search::{Report, Verdict, search};
 use protocol::step::Seen;
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::time::Instant;
 
 const HELP: &str = "\
@@ -21,6 +22,9 @@ Options:
   --horizon WHEN   when a get loads the moments: before-scan, after-match
   --most N         gives up after N states of a configuration (default: 400 million)
 ";
+
+/// Searches that run at once.
+const WORKERS: usize = 2;
 
 struct Options {
     command: String,
@@ -133,42 +137,60 @@ fn configs(options: &Options) -> bool {
     println!(
         "configuration          calls    states  transitions  at rest  depth     time  verdict"
     );
-    let mut good = true;
-    let (mut states, mut count) = (0, 0);
-    for config in config::all() {
-        if !options.names.is_empty() && !options.names.iter().any(|name| name == config.name) {
-            continue;
+    let wanted = |config: &Config| {
+        options.names.is_empty() || options.names.iter().any(|name| name == config.name)
+    };
+    let rest = Mutex::new(config::all().into_iter().filter(wanted));
+    let total = Mutex::new((true, 0, 0));
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                loop {
+                    // Not in the loop's condition: the lock would be held while it searches.
+                    let Some(config) = rest.lock().unwrap().next() else { break };
+                    let config = with_horizon(config, options);
+                    let report = run(&config, options.most);
+                    let mut total = total.lock().unwrap();
+                    tell(&config, &report);
+                    total.0 &= matches!(report.verdict, Verdict::Holds);
+                    total.1 += 1;
+                    total.2 += report.states;
+                }
+            });
         }
-        let config = with_horizon(config, options);
-        let report = run(&config, options.most);
-        let verdict = match &report.verdict {
-            Verdict::Holds => "holds".to_string(),
-            Verdict::CutOff => "CUT OFF".to_string(),
-            Verdict::Broken(violation, _) => {
-                format!("BROKEN {}: {}", violation.promise, violation.what)
-            }
-        };
-        // Of each CPU.
-        let calls: Vec<_> = config.menus.iter().map(|menu| menu.calls.to_string()).collect();
-        let calls = calls.join("+");
-        println!(
-            "{:22} {calls:>5} {:9} {:12} {:8} {:6} {:6.1} s  {verdict}",
-            config.name,
-            report.states,
-            report.transitions,
-            report.quiescent,
-            report.depth,
-            report.time.as_secs_f64(),
-        );
-        if let Verdict::Broken(_, trace) = &report.verdict {
-            show(trace);
-        }
-        good &= matches!(report.verdict, Verdict::Holds);
-        states += report.states;
-        count += 1;
-    }
-    println!("{count} configurations, {states} states, every interleaving of each");
+    });
+    let (good, count, states) = total.into_inner().unwrap();
+    println!(
+        "{count} configurations, {states} states: every interleaving of so many calls of each"
+    );
+    println!(
+        "CPU, from a menu; those with more frames, CPUs or choices have fewer calls, to end soon"
+    );
     good
+}
+
+fn tell(config: &Config, report: &Report) {
+    let verdict = match &report.verdict {
+        Verdict::Holds => "holds".to_string(),
+        Verdict::CutOff => "CUT OFF".to_string(),
+        Verdict::Broken(violation, _) => {
+            format!("BROKEN {}: {}", violation.promise, violation.what)
+        }
+    };
+    let calls: Vec<_> = config.menus.iter().map(|menu| menu.calls.to_string()).collect();
+    let calls = calls.join("+");
+    println!(
+        "{:22} {calls:>5} {:9} {:12} {:8} {:6} {:6.1} s  {verdict}",
+        config.name,
+        report.states,
+        report.transitions,
+        report.quiescent,
+        report.depth,
+        report.time.as_secs_f64(),
+    );
+    if let Verdict::Broken(_, trace) = &report.verdict {
+        show(trace);
+    }
 }
 
 /// Looks for a mutant where it is known to be caught.

@@ -295,6 +295,8 @@ pub struct Cpu {
     pub again: u8,
     /// Pages changed.
     pub changed: u8,
+    /// Ghost: the put went on without a look for a rival, and had not counted its own frame.
+    pub unseen: bool,
     /// Ghost: pages whose bit this release has cleared.
     pub cleared: u8,
     /// Ghost: chunks that each other CPU wrote while this claim waited for it.

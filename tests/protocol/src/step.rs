@@ -795,6 +795,7 @@ impl Access<'_> {
         let cpu = self.cpu();
         cpu.choice = None;
         cpu.chunk = 0;
+        cpu.unseen = false;
         if kept && cpu.part + 1 < config.parts {
             cpu.part += 1;
             let again = config.is(Mutant::StampPerPart);
@@ -1310,6 +1311,9 @@ fn put(a: &mut Access<'_>, pc: Pc) -> Next {
                 a.cpu().pc = Pc::Acknowledge;
                 return Ok(None);
             }
+            if a.cpu().unseen {
+                return broken("P2/P3", "a put that did not count its own frame publishes it");
+            }
             if config.is(Mutant::RivalLookLate) {
                 a.go(Pc::LateRivalLoad, 0);
             } else {
@@ -1362,10 +1366,13 @@ fn rival(a: &mut Access<'_>, pc: Pc) {
     let word = a.load(frame);
     let fingerprint = a.fingerprint();
     if pc == Pc::RivalCount {
-        a.cpu().at_work += u8::from(word.is_at_work_with(fingerprint));
+        let at_work = word.is_at_work_with(fingerprint);
+        a.cpu().at_work += u8::from(at_work);
+        a.cpu().unseen |= a.cpu().choice.is_some_and(|(own, _)| own == frame) && !at_work;
         if !a.next_way(Pc::RivalCount) {
             let most = if config.is(Mutant::TwoAtWork) { 2 } else { 1 };
             let alone = core::mem::take(&mut a.cpu().at_work) <= most;
+            a.cpu().unseen &= alone;
             a.go(if alone { Pc::Describe } else { Pc::RivalLook }, 0);
         }
         return;
