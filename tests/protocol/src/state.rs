@@ -428,14 +428,13 @@ impl State {
     }
 
     fn rank_stamps(&mut self, config: &Config) {
-        // The numbers are few and small: their set is a mask. Those of one put stay neighbours.
-        let seen = std::cell::Cell::new(1u128);
-        let numbers = (1 << config.parts) - 1;
-        self.each_number(
-            config,
-            |stamp| seen.set(seen.get() | numbers << *stamp),
-            |word| seen.set(seen.get() | 1 << word.sequence()),
-        );
+        // The numbers are few and small: their set is a mask. Where one number of a put is known,
+        // all of them are kept: those of two puts must not become those of one.
+        let parts = u32::from(config.parts);
+        let numbers = (1u128 << parts) - 1;
+        let seen = std::cell::Cell::new(numbers);
+        let see = |number: u32| seen.set(seen.get() | numbers << (number - number % parts));
+        self.each_number(config, |stamp| see((*stamp).into()), |word| see(word.sequence()));
         let rank = |number: u32| (seen.get() & ((1 << number) - 1)).count_ones();
         self.each_number(
             config,
