@@ -818,7 +818,6 @@ SUITES = [
     Suite("quality", "hit rates of small workloads, beside ideal caches of the same capacity", quality_steps),
     Suite("tagalias", "the aliasing library's unit tests", tagalias_steps),
     Suite("fuzz", "device-tree code and hypercalls on their fuzzing corpora, and on a fixed number of new inputs", fuzz_steps),
-    Suite("fuzz", "device-tree code on its fuzzing corpus, and on a fixed number of new inputs", fuzz_steps),
     Suite("scale", "metadata and steps of each call, 16 MiB and 32 GiB of storage; the comparison with other caches works",
           scale_steps),
     Suite("model", "the racing operations under the model checker", model_steps),
