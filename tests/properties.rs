@@ -196,10 +196,9 @@ impl Case<'_, '_> {
             }
             _ => {
                 let args = step.call(&self.model).expect("the others are calls");
-                if let Action::Put { at: steps::Place::Buffer(_), key, pages } = step.action
+                if let Action::Put { at: steps::Place::Buffer(_), pages, .. } = step.action
                     && step.spoilt.is_none()
                 {
-                    let _ = key;
                     let shift = self.model.shift_of(args[1]).unwrap_or(12);
                     let end = self.model.ground.buffer + ground::BUFFER;
                     self.fill(args[6], (u64::from(pages) << shift).min(end - args[6]));
@@ -236,7 +235,7 @@ impl Case<'_, '_> {
         self.cpu.interrupted.store(interrupted, Relaxed);
         // What was in the pages that a put names, before the call. A put writes no guest page, so that
         // they may be read after it.
-        let reply = self.cpu.service.call(&self.cpu, args).0;
+        let reply = self.cpu.serve(args);
         self.cpu.interrupted.store(false, Relaxed);
         let answer = (reply[0] as i64, [reply[1], reply[2], reply[3]]);
         let (ops, copies) = (machine.ops.take(), machine.copies.take());
@@ -300,7 +299,7 @@ impl Case<'_, '_> {
         }
         for page in self.model.ground.tagged.clone() {
             let query = [Function::Query as u32 as u64, page, 0, 0, 0, 0, 0, 0];
-            let reply = self.cpu.service.call(&self.cpu, &query).0;
+            let reply = self.cpu.serve(&query);
             let answer = (reply[0] as i64, [reply[1], reply[2], reply[3]]);
             self.model.call(&query, false, answer, &[], &|_| Words::default())?;
         }

@@ -179,6 +179,18 @@ fn states(seed: u64) -> Plan {
     }
 }
 
+/// One CPU takes blocks back, another lends them, both all the time, while the others put and claim.
+fn race(seed: u64) -> Plan {
+    Plan {
+        objects: 2,
+        indexes: 4,
+        claimed: 30,
+        verify: seed & 1 == 0,
+        actions: vec![(Race, 80), (Put, 10), (Get, 5), (Claim, 3), (Release, 2), (Wild, 1)],
+        ..plan(Layout::one(4, PAGE_SIZE << (seed >> 1 & 1)), 3 + (seed >> 2 & 1) as usize, 200)
+    }
+}
+
 /// A run by which nothing was met proves nothing.
 fn check_hits(tally: &Tally, least: u64) {
     let share = tally.hits * 100 / tally.gets.max(1);
@@ -210,4 +222,6 @@ campaigns! {
     p3_pools_by_pct: Pct, 10, pools, |tally| check_hits(&tally, 10);
     p6_p8_states_by_random: Random, 40, states, |tally| assert!(tally.cycles > 0, "{tally:?}");
     p6_p8_states_by_pct: Pct, 10, states, |tally| assert!(tally.cycles > 0, "{tally:?}");
+    p4_p6_p8_race_by_random: Random, 40, race, |tally| assert!(tally.kept > 0, "{tally:?}");
+    p4_p6_p8_race_by_pct: Pct, 10, race, |tally| assert!(tally.kept > 0, "{tally:?}");
 }

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The reference model: what each call must answer, and what becomes of every frame, one CPU.
 //!
-//! It is exact. Hits and misses, evictions, counters, the census: all follow from the calls. Two
-//! things it takes from the library, [`Placement`]: in which frames a key may lie, and which buckets an
-//! object has. Which of several free frames a put takes, and which of several equally old pages gives
-//! way, it learns from where the copy went.
+//! It is exact. Hits and misses, evictions, counters, the census, the frame that each put takes: all
+//! follow from the calls. What it takes from the library is [`Placement`]: in which frames a key may
+//! lie, in which order a put looks at them, and which buckets an object has.
 
 use crate::ground::Ground;
 use crate::order::{Change, Changes};
@@ -14,8 +13,8 @@ use std::rc::Rc;
 use tagstash::addr::PAGE_SIZE;
 use tagstash::hypercall::abi::{Function, Status};
 use tagstash::platform::CHUNK;
-use tagstash::stash::key::{Object, PartKey};
-use tagstash::stash::metadata::Metadata;
+use tagstash::stash::key::{FACTOR, Object, PartKey, fold};
+use tagstash::stash::metadata::{CANDIDATES, Metadata};
 use tagstash::stash::pool::PoolId;
 use tagstash::stash::stats::Statistic;
 
@@ -37,22 +36,38 @@ pub type Reply = (Status, [u64; 3]);
 /// The words of 4 KiB.
 pub type Words = Rc<[u64]>;
 
-/// In which frames a key may lie, and which counters an object's flushes move: the library's choice.
+/// In which frames a key may lie, and which buckets an object has: the library's choice.
 pub struct Placement(pub Metadata<'static>);
 
 impl Placement {
+    /// The frames of both sets, in the order in which a put looks at them.
     fn candidates(&self, key: &PartKey, frames: usize) -> Vec<usize> {
-        let set = self.0.set_of(key.hash(key.object.hash()));
-        (0..tagstash::stash::metadata::WAYS)
-            .map(|way| set.frame(way) as usize)
+        let candidates = self.0.candidates(hash_of(key));
+        (0..CANDIDATES)
+            .map(|place| self.0.frame(&candidates.slot(place)) as usize)
             .filter(|&frame| frame < frames)
             .collect()
     }
 
-    fn buckets(&self, object: &Object) -> [usize; 2] {
-        let (hash, count) = (object.hash(), self.0.moments().len() as u64);
-        [hash >> 32, hash & 0xffff_ffff].map(|half| (half * count >> 32) as usize)
+    fn buckets(&self, object: &Object) -> [usize; 3] {
+        let (hash, count) = (fold(object.hash(), FACTOR), self.0.moments().len() as u128);
+        [0, 21, 42].map(|shift| {
+            let half = hash.rotate_right(shift) >> 32;
+            (u128::from(half) * count >> 32) as usize
+        })
     }
+}
+
+fn hash_of(key: &PartKey) -> u64 {
+    key.hash(key.object.hash())
+}
+
+/// What a frame's word keeps of the last put that took it, also when its page is gone: the low half
+/// of the put's number and the key's fingerprint. All zero if there was none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Mark {
+    sequence: u32,
+    fingerprint: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -102,6 +117,7 @@ pub struct Model {
     pub statistics: Vec<u64>,
     placement: Placement,
     contents: Vec<Option<Content>>,
+    marks: Vec<Mark>,
     blocks: Vec<Block>,
     pools: BTreeMap<u64, Pool>,
     /// Every id that there ever was.
@@ -133,6 +149,7 @@ impl Model {
         Model {
             statistics: vec![0; Statistic::ALL.len()],
             contents: vec![None; ground.frames()],
+            marks: vec![Mark::default(); ground.frames()],
             blocks: vec![Block::default(); ground.blocks.len()],
             object_moments: vec![0; metadata.moments().len()],
             placement: Placement(metadata),
@@ -516,7 +533,8 @@ impl Model {
         let (mut bits, mut failure) = (0, Status::Success);
         for n in 0..done {
             let stamp = self.clock;
-            self.clock += 1;
+            // Each part has a number of its own.
+            self.clock += 1 << (pool.shift - 12);
             self.count(Statistic::Puts, 1);
             let mut result = Status::Success;
             for part in 0..1 << (pool.shift - 12) {
@@ -543,7 +561,9 @@ impl Model {
         Ok(((failure, [done, bits, 0]), true))
     }
 
-    /// Puts one part: into a free frame, else in place of the oldest page that is older than it.
+    /// Puts one part: into a free frame, else in place of the oldest page, but of no part of the same
+    /// put. Of free frames it takes the one that was taken longest ago, of those that never were the
+    /// first.
     fn put_part(
         &mut self,
         key: PartKey,
@@ -557,21 +577,22 @@ impl Model {
         }
         let candidates = self.placement.candidates(&key, self.contents.len());
         let open: Vec<usize> = candidates.into_iter().filter(|&f| self.is_open(f)).collect();
-        let age = |frame: &usize| self.contents[*frame].as_ref().map_or(0, |c| c.stamp + 1);
-        let least = open.iter().map(age).min();
-        let Some(least) = least.filter(|&least| least <= stamp) else {
+        let is_own = |frame: usize| self.contents[frame].as_ref().is_some_and(|c| c.stamp == stamp);
+        let rank = |&frame: &usize| (self.contents[frame].is_some(), self.marks[frame]);
+        // The first of equals.
+        let Some(frame) = open.into_iter().filter(|&frame| !is_own(frame)).min_by_key(rank) else {
             return Ok(Status::NotCached);
         };
-        let may: Vec<usize> = open.into_iter().filter(|frame| age(frame) == least).collect();
+        let target = self.ground.frame_address(frame);
+        let number = stamp + u64::from(key.part);
+        self.marks[frame] = Mark { sequence: number as u32, fingerprint: hash_of(&key) % (1 << 9) };
         let chunks = PAGE_SIZE / CHUNK;
         let copied = chunks.min(self.copies_left as u64);
-        let mut frame = None;
         // An abort ends a copy that was begun.
         let begun = (copied + 1).min(chunks);
         for n in 0..begun {
             let copy = copies.next().ok_or_else(|| Wrong::Call("a page was not copied".into()))?;
-            let to = copy.1.wrapping_sub(n * CHUNK);
-            let expected = (from + n * CHUNK, *frame.get_or_insert(to) + n * CHUNK, CHUNK);
+            let expected = (from + n * CHUNK, target + n * CHUNK, CHUNK);
             if copy != expected {
                 return Err(Wrong::Call(format!("copied {copy:x?}, to be {expected:x?}")));
             }
@@ -579,11 +600,6 @@ impl Model {
         if self.copies_left != usize::MAX {
             self.copies_left -= copied as usize;
         }
-        let frame = frame.expect("there was a copy");
-        let frame = self.ground.frame_at(frame).filter(|frame| may.contains(frame));
-        let Some(frame) = frame else {
-            return Err(Wrong::Call(format!("put elsewhere than into one of frames {may:?}")));
-        };
         if self.contents[frame].take().is_some() {
             self.count(Statistic::Evictions, 1);
         }
@@ -598,9 +614,10 @@ impl Model {
 
     fn is_fresh(&self, content: &Content) -> bool {
         let object = &content.key.object;
-        let [first, second] = self.placement.buckets(object).map(|b| self.object_moments[b]);
+        // An object is flushed when all its buckets have moved.
+        let moments = self.placement.buckets(object).map(|bucket| self.object_moments[bucket]);
         let pool = self.pool_moments[object.pool.0 as usize % POOLS];
-        content.stamp >= first.min(second).max(pool)
+        content.stamp >= pool && moments.iter().any(|&moment| content.stamp >= moment)
     }
 
     fn get(

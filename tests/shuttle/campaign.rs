@@ -24,7 +24,7 @@ const PCT_DEPTH: usize = 60;
 /// Steps after which an execution is taken for one that never ends.
 const MOST_STEPS: usize = 20_000_000;
 /// Campaigns that there are, for their shares of the time.
-const CAMPAIGNS: f64 = 12.0;
+const CAMPAIGNS: f64 = 14.0;
 
 /// How the next thread to run is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -45,6 +45,8 @@ pub enum Action {
     CheckTags,
     /// Deactivates and activates: one CPU alone does it.
     Cycle,
+    /// One CPU deactivates a block, another activates all of them, the others put.
+    Race,
 }
 
 /// A pool that a plan has, whichever its id is at the moment.
@@ -79,8 +81,14 @@ impl Plan {
         Layout { length, ..layout }
     }
 
+    /// Storage is taken back under way, which voids claims.
     fn cycles(&self) -> bool {
-        self.actions.iter().any(|&(action, _)| action == Action::Cycle)
+        self.actions.iter().any(|&(action, _)| matches!(action, Action::Cycle | Action::Race))
+    }
+
+    /// Storage is taken back at any time, so that no claim can be relied on.
+    fn races(&self) -> bool {
+        self.actions.iter().any(|&(action, _)| action == Action::Race)
     }
 }
 
@@ -130,7 +138,8 @@ pub struct World<'s, 'a> {
     pub tally: Mutex<Tally>,
     /// Ids of the plan's pools.
     ids: Vec<AtomicU64>,
-    /// Odd from the begin of a deactivation to the end of the activation behind it.
+    /// Odd from the begin of a deactivation to the end of the activation behind it. Where the two
+    /// race, it is odd throughout.
     generation: AtomicU64,
     /// Claims of pages that nobody owns, less releases.
     wild: AtomicU64,
@@ -148,7 +157,7 @@ impl<'s, 'a> World<'s, 'a> {
             record: Mutex::default(),
             tally: Mutex::default(),
             ids: plan.pools.iter().map(|_| AtomicU64::new(0)).collect(),
-            generation: AtomicU64::new(0),
+            generation: AtomicU64::new(plan.races().into()),
             wild: AtomicU64::new(0),
             tagged: layout.guest_pages().into_iter().filter(has_tags).collect(),
         };
@@ -244,6 +253,11 @@ impl<'w, 's, 'a> Guest<'w, 's, 'a> {
                 Action::CheckTags => self.check_some(),
                 Action::Cycle if self.cpu.number == 1 => self.cycle(),
                 Action::Cycle => {}
+                Action::Race => match self.cpu.number {
+                    1 => self.take_back(),
+                    2 => self.lend_all(),
+                    _ => self.put(),
+                },
             }
         }
         let pages: Vec<u64> = self.tagged.keys().copied().collect();
@@ -585,6 +599,27 @@ impl<'w, 's, 'a> Guest<'w, 's, 'a> {
         self.tally.cycles += 1;
     }
 
+    /// Takes one block back, whoever lends it meanwhile. It waits for one chunk of each put at most,
+    /// as a claim does.
+    fn take_back(&mut self) {
+        let piece = self.world.plan.layout.pieces[0];
+        let block = self.below(piece.storage_length / piece.block_size);
+        let (blocks_data, size) = (piece.tagged, piece.block_size * 32);
+        self.machine().begin_claim(std::iter::once(blocks_data + block * size));
+        self.cpu.interrupted.store(true, Relaxed);
+        let (status, [next, ..], times) = self.call(Function::Deactivate, &[block]);
+        assert_eq!((status, next), (OK, block + 1));
+        self.record(|record| record.deactivated(times));
+        (0..self.world.ids.len()).for_each(|slot| self.make_pool(slot));
+        self.tally.cycles += 1;
+    }
+
+    fn lend_all(&mut self) {
+        self.cpu.interrupted.store(false, Relaxed);
+        let (status, [next, end, _], _) = self.call(Function::Activate, &[0, 0]);
+        assert_eq!((status, next), (OK, end));
+    }
+
     /// Makes the calls of an activation or a deactivation.
     fn each_block(&mut self, function: Function, arguments: impl Fn(u64) -> Vec<u64>) {
         let mut cursor = 0;
@@ -624,6 +659,7 @@ impl<'w, 's, 'a> Guest<'w, 's, 'a> {
         assert_eq!(self.cpu.census(), [frames, 0, 0, 0], "not all frames are in tags");
         let (status, [_, released, _], _) = all(self, Function::Release);
         assert_eq!((status, released), (OK, world.tagged.len() as u64));
+        self.machine().let_all_go();
         assert_eq!(self.cpu.census(), [0, 0, frames, 0], "not all frames came back");
         assert_eq!(self.cpu.statistic(9), self.cpu.statistic(11), "claims and releases");
         assert_eq!(self.cpu.statistic(5), 0, "pages that failed verification");

@@ -127,6 +127,7 @@ pub fn explain(events: &[Event]) -> Result<(), String> {
     Ok(())
 }
 
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -483,8 +483,14 @@ impl<'s, 'a, P: Platform> Cpu<'s, 'a, P> {
         let mut args = [0; 8];
         args[0] = function as u32 as u64;
         args[1..=arguments.len()].copy_from_slice(arguments);
-        let reply = self.service.call(self, &args).0;
+        let reply = self.serve(&args);
         (reply[0] as i64, [reply[1], reply[2], reply[3]])
+    }
+
+    /// Makes a call by its registers, and serves it as the firmware does: quickly, where it is one
+    /// that kernels often make.
+    pub fn serve(&self, args: &[u64; 8]) -> [u64; 4] {
+        serve(self.service, self, args)
     }
 
     fn run(&self, function: Function, pool: u64, page: Page, address: u64, pages: u64) -> Answer {
@@ -624,4 +630,19 @@ pub fn content(seed: u64, offset: u64) -> u64 {
 /// Says whether a page is as [`fill`] leaves it.
 pub fn is_filled(dram: &Dram, address: u64, length: u64, seed: u64) -> bool {
     (0..length).step_by(8).all(|o| dram.load(address + o) == content(seed, o))
+}
+
+/// Serves a call as the firmware does (`src/el2/calls.rs`): by the ways for calls that have next to
+/// nothing to do, then by those for one page, then by the one for any.
+pub fn serve<P: Platform>(
+    service: &Service<'_, P>,
+    caller: &impl Caller,
+    args: &[u64; 8],
+) -> [u64; 4] {
+    let quick = Function::decode(args[0] as u32).and_then(|function| {
+        service
+            .serve_nothing(function, caller, args)
+            .or_else(|| service.serve_page(function, service.platform(), caller, args))
+    });
+    quick.unwrap_or_else(|| service.call(caller, args)).0
 }

@@ -6,7 +6,7 @@
 //! machine is in another, which is not: edges are the shim's alone.
 
 use tagstash::addr::{PhysAddr, PhysRange};
-use tagstash::hypercall::abi::Reply;
+use tagstash::hypercall::abi::{Function, Reply};
 use tagstash::hypercall::service::Service;
 use tagstash::platform::{CacheMaintenance, Caller, CopyFault, PageMemory, Platform};
 
@@ -66,7 +66,14 @@ impl Caller for Cpu<'_> {
     }
 }
 
-/// Makes one call: `args` are `x0`-`x7`.
+/// Makes one call: `args` are `x0`-`x7`. It is served as the firmware serves it (`src/el2/calls.rs`): by the ways for calls
+/// that have next to nothing to do, then by those for one page, then by the one for any.
 pub fn call(service: &Service<'_, Port<'_>>, caller: &dyn Caller, args: &[u64; 8]) -> Reply {
-    service.call(&Cpu(caller), args)
+    let caller = &Cpu(caller);
+    let quick = Function::decode(args[0] as u32).and_then(|function| {
+        service
+            .serve_nothing(function, caller, args)
+            .or_else(|| service.serve_page(function, service.platform(), caller, args))
+    });
+    quick.unwrap_or_else(|| service.call(caller, args))
 }
