@@ -106,7 +106,7 @@ fn claims(seed: u64) -> Plan {
             (FlushPage, 1),
             (Claim, 30),
             (Release, 24),
-            (Wild, 6),
+            (Wild, 12),
             (CheckTags, 6),
         ],
         ..plan(layout, 2 + (seed >> 3) as usize % 3, 250)

@@ -567,8 +567,10 @@ impl<'w, 's, 'a> Guest<'w, 's, 'a> {
         let world = self.world;
         let pages = &world.claimed()[world.claimed().len() / 2..];
         // Whole pages of guest RAM at both ends, and whatever lies between.
-        let first = self.below(pages.len() as u64);
-        let last = (first + self.below(WILD_RUN)).min(pages.len() as u64 - 1);
+        // Often one page of very few, so that several CPUs claim the same one at a time.
+        let (few, run) = if self.below(2) == 0 { (2, 1) } else { (pages.len() as u64, WILD_RUN) };
+        let first = self.below(few.min(pages.len() as u64));
+        let last = (first + self.below(run)).min(pages.len() as u64 - 1);
         let (first, last) = (pages[first as usize], pages[last as usize]);
         let count = (last - first) / PAGE_SIZE + 1;
         let claims = self.below(2) == 0;
