@@ -231,7 +231,8 @@ impl Case<'_, '_> {
     /// Makes a call and has it judged. Returns `x0`-`x3`.
     fn call(&mut self, args: &[u64; 8], interrupted: bool) -> Result<[u64; 4], String> {
         let machine = self.cpu.service.platform();
-        (machine.ops.borrow_mut().clear(), machine.copies.borrow_mut().clear());
+        machine.ops.borrow_mut().clear();
+        machine.copies.borrow_mut().clear();
         self.cpu.interrupted.store(interrupted, Relaxed);
         // What was in the pages that a put names, before the call. A put writes no guest page, so that
         // they may be read after it.

@@ -110,7 +110,7 @@ impl Ground {
             .holes
             .iter()
             .map(|&(at, length)| {
-                let first = pages * u64::from(at) >> 16;
+                let first = (pages * u64::from(at)) >> 16;
                 let length = u64::from(length).min(pages - first);
                 range(base + first * PAGE_SIZE, length * PAGE_SIZE)
             })

@@ -53,7 +53,7 @@ impl Placement {
         let (hash, count) = (fold(object.hash(), FACTOR), self.0.moments().len() as u128);
         [0, 21, 42].map(|shift| {
             let half = hash.rotate_right(shift) >> 32;
-            (u128::from(half) * count >> 32) as usize
+            ((u128::from(half) * count) >> 32) as usize
         })
     }
 }

@@ -75,7 +75,8 @@ pub fn check(ops: &[Op], changes: &Changes, ground: &Ground) -> Result<(), Strin
                 hold(counted, "counted before the maintenance", ops, at)?;
                 hold(ops[at].bits == 0, "bits last", ops, at)?;
             }
-            (tags.clear(), data.clear());
+            tags.clear();
+            data.clear();
         }
         if change.activated {
             let pages = all_pages(block.data.start().0, block.data.end().0);
@@ -89,7 +90,8 @@ pub fn check(ops: &[Op], changes: &Changes, ground: &Ground) -> Result<(), Strin
             for &at in tags.iter().chain(&data) {
                 hold(!ops[at].active, "lent only after the maintenance", ops, at)?;
             }
-            (tags.clear(), data.clear());
+            tags.clear();
+            data.clear();
         }
         if !tags.is_empty() || !data.is_empty() {
             return Err(format!("block {number}: more maintenance than {change:?} asks for"));

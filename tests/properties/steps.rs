@@ -243,7 +243,7 @@ impl Place {
         match self {
             Place::Buffer(n) => ground.buffer + u64::from(n) * size % BUFFER,
             Place::Anywhere(at) => {
-                let address = ground.layout.base + (ground.layout.length * u64::from(at) >> 16);
+                let address = ground.layout.base + ((ground.layout.length * u64::from(at)) >> 16);
                 address & !(size - 1)
             }
         }
@@ -264,5 +264,5 @@ impl Run {
 
 /// One of a list, as a fraction of it.
 pub fn pick<T>(list: &[T], at: u16) -> Option<usize> {
-    (!list.is_empty()).then(|| list.len() * usize::from(at) >> 16)
+    (!list.is_empty()).then(|| (list.len() * usize::from(at)) >> 16)
 }
