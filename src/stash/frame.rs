@@ -17,7 +17,8 @@
 //! two questions cheap. Whether a page may be the one looked for is one compare of the low
 //! half. And rotated until the four fields on the right come first, words are in the order in
 //! which a put takes frames: read as signed numbers, the smallest of all is a free frame's, then
-//! come those with pages, oldest first, and those that a put may not take are last.
+//! come those with pages, oldest first, and those that a put may not take are last. SEQUENCE wraps,
+//! so its top bit is inverted for that while the clock stands in the lower half of its values.
 
 use super::epoch::Stamp;
 
@@ -111,11 +112,11 @@ impl StateWord {
     /// Where the frame stands in the order in which a put takes frames: free ones first, then the
     /// one whose page is oldest. Frames that are not *open* are last.
     ///
-    /// Ages are compared as they stand: when SEQUENCE wraps, after 2^32 numbers, the pages from
-    /// before are taken for younger than those after, until they are gone.
+    /// SEQUENCE wraps: a page that is 2^31 numbers old or older may be taken for a young one.
     #[inline(always)]
-    pub const fn rank(self) -> Rank {
-        Rank(self.0.rotate_right(FINGERPRINT_SHIFT) as i64)
+    pub const fn rank(self, half: Half) -> Rank {
+        // One instruction: a logical one rotates an operand.
+        Rank((self.0.rotate_right(FINGERPRINT_SHIFT) ^ half.0) as i64)
     }
 
     /// The low half of the number of the put that made the word.
@@ -160,6 +161,20 @@ impl StateWord {
     }
 }
 
+/// The half of SEQUENCE's values in which the clock stands. The pages of that half are younger than
+/// those of the other, which is where the clock was before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Half(u64);
+
+impl Half {
+    /// The half in which a put's numbers are.
+    #[inline(always)]
+    pub const fn of(now: Stamp) -> Half {
+        // In the lower half it is SEQUENCE's top bit, where a rank has it, to be inverted.
+        Half((!now.0 >> 31 & 1) << (63 - FINGERPRINT_SHIFT))
+    }
+}
+
 /// The place of a word in the order in which a put takes frames. Smaller is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank(i64);
@@ -170,8 +185,8 @@ impl Rank {
 
     /// The word that stands there.
     #[inline(always)]
-    pub const fn word(self) -> StateWord {
-        StateWord((self.0 as u64).rotate_left(FINGERPRINT_SHIFT))
+    pub const fn word(self, half: Half) -> StateWord {
+        StateWord((self.0 as u64 ^ half.0).rotate_left(FINGERPRINT_SHIFT))
     }
 }
 
@@ -227,16 +242,28 @@ mod tests {
             (false, true) => 1,
             (false, false) => 2,
         };
-        assert!(!Rank::LAST.word().is_open());
-        for (mine, yours) in [(0, 0xffff_ffff), (5, 4), (0xffff_ffff, 0), (1, 1)] {
-            for (_, a) in all_words(mine) {
-                assert!(a.rank() <= Rank::LAST && a.rank().word() == a);
-                for (_, b) in all_words(yours) {
-                    if kind(a) < kind(b) {
-                        assert!(a.rank() < b.rank(), "{a:x?} {b:x?}");
-                    }
-                    if kind(a) == 1 && kind(b) == 1 {
-                        assert_eq!(a.rank() < b.rank(), mine < yours, "{a:x?} {b:x?}");
+        // The clock, and two sequences of which the first is the older one.
+        for (now, older, younger) in [
+            (0xffff_ffff, 4, 5),
+            (0xffff_ffff, 0x7fff_ffff, 0x8000_0000),
+            (0x1_0000_0000, 0xffff_ffff, 0),
+            (0x1_7fff_ffff, 0x8000_0000, 0x7fff_ffff),
+            (0x1_8000_0000, 0x7fff_ffff, 0x8000_0000),
+            (9, 1, 2),
+        ] {
+            let half = Half::of(Stamp(now));
+            assert!(!Rank::LAST.word(half).is_open());
+            for (mine, yours) in [(older, younger), (younger, older), (younger, younger)] {
+                for (_, a) in all_words(mine) {
+                    assert!(a.rank(half) <= Rank::LAST && a.rank(half).word(half) == a);
+                    for (_, b) in all_words(yours) {
+                        if kind(a) < kind(b) {
+                            assert!(a.rank(half) < b.rank(half), "{a:x?} {b:x?}");
+                        }
+                        if kind(a) == 1 && kind(b) == 1 {
+                            let first = mine == older && yours == younger;
+                            assert_eq!(a.rank(half) < b.rank(half), first, "{a:x?} {b:x?}");
+                        }
                     }
                 }
             }

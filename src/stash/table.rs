@@ -8,7 +8,7 @@
 
 use super::Put;
 use super::epoch::{Horizon, Stamp};
-use super::frame::{Fingerprint, Rank, StateWord, WRITING};
+use super::frame::{Fingerprint, Half, Rank, StateWord, WRITING};
 use super::key::PartKey;
 use super::metadata::{Candidates, Metadata, Slot};
 use super::stats::{CpuStats, Statistic};
@@ -297,22 +297,27 @@ fn drop_and_choose<'a>(
     candidates: &Candidates<'a>,
 ) -> Option<(Slot<'a>, StateWord)> {
     drop_copies(&offer.key, fingerprint, candidates);
-    let mut best = choose(candidates, |_| true);
+    let half = Half::of(offer.stamp);
+    let mut best = choose(candidates, half, |_| true);
     let own = |word: StateWord| word.is_cached() && word.is_of_put(offer.stamp, offer.parts);
-    if own(best.1.word()) {
-        best = choose(candidates, |word| !own(word));
+    if own(best.1.word(half)) {
+        best = choose(candidates, half, |word| !own(word));
     }
-    let word = best.1.word();
+    let word = best.1.word(half);
     word.is_open().then(|| (candidates.slot(best.0), word))
 }
 
 /// Chooses the best candidate of those that `may` be chosen.
 #[inline(always)]
-fn choose(candidates: &Candidates<'_>, may: impl Fn(StateWord) -> bool) -> (usize, Rank) {
+fn choose(
+    candidates: &Candidates<'_>,
+    half: Half,
+    may: impl Fn(StateWord) -> bool,
+) -> (usize, Rank) {
     let mut best = (0, Rank::LAST);
     candidates.look(|place, word| {
-        if may(word) && word.rank() < best.1 {
-            best = (place, word.rank());
+        if may(word) && word.rank(half) < best.1 {
+            best = (place, word.rank(half));
         }
     });
     best
@@ -353,4 +358,73 @@ fn has_rival(
 #[inline(always)]
 fn acknowledge(slot: &Slot<'_>) {
     slot.state().fetch_and(!WRITING, Ordering::Release);
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::stash::frame::ACTIVE;
+    use crate::stash::key::Object;
+    use crate::stash::metadata::{CANDIDATES, MetadataBuffer};
+    use crate::stash::pool::PoolId;
+    use crate::stash::stats::Stats;
+    use crate::tags::geometry::Region;
+
+    /// Memory whose bytes are of no account.
+    struct Memory;
+
+    impl PageMemory for Memory {
+        fn copy_chunk_in(&self, _: PhysAddr, _: PhysAddr) -> Result<(), CopyFault> {
+            Ok(())
+        }
+
+        fn copy_page_out(&self, _: PhysAddr, _: PhysAddr) -> Result<(), CopyFault> {
+            Ok(())
+        }
+
+        fn crc32c(&self, seed: u32, _: PhysRange) -> Result<u32, CopyFault> {
+            Ok(seed)
+        }
+    }
+
+    /// P10: where SEQUENCE wraps, and where its top bit changes, a full table goes on keeping the
+    /// pages that were put last.
+    #[test]
+    fn p10_the_oldest_page_gives_way_wherever_the_clock_stands() {
+        let frames = CANDIDATES as u64;
+        let storage = PhysRange::new(PhysAddr(1 << 45), frames * PAGE_SIZE).unwrap();
+        let tagged = PhysRange::new(PhysAddr(1 << 30), frames * PAGE_SIZE * 32).unwrap();
+        let regions =
+            Regions::new(vec![Region::new(tagged, storage, PAGE_SIZE).unwrap()], 1).unwrap();
+        let stats = Stats::new(1);
+        for first in [0, 0x7fff_fff0, 0xffff_fff0, 0x1_7fff_fff0] {
+            let buffer = MetadataBuffer::new(&regions);
+            let metadata = buffer.metadata();
+            for frame in 0..frames as u32 {
+                metadata.state(frame).store(ACTIVE, Ordering::Relaxed);
+            }
+            let table = Table::new(regions.clone(), metadata);
+            let key = |number: u64| PartKey {
+                object: Object { pool: PoolId(1), words: [1, 2, 3] },
+                index: number,
+                part: 0,
+            };
+            let hash = |number| key(number).hash(key(number).object.hash());
+            for number in first..first + 3 * frames {
+                let offer = Offer {
+                    key: key(number),
+                    hash: hash(number),
+                    stamp: Stamp(number),
+                    parts: 1,
+                    verify: false,
+                    source: PhysAddr(1 << 30),
+                };
+                assert_eq!(table.place(&offer, &Memory, stats.of(0)), Put::Kept);
+                let oldest = first.max((number + 1).saturating_sub(frames));
+                for kept in oldest..=number {
+                    assert!(table.may_hold(hash(kept)), "{kept:#x} is gone at {number:#x}");
+                }
+            }
+        }
+    }
 }
