@@ -95,7 +95,9 @@ pub fn init(service: MachineService, mops: bool) -> &'static str {
 /// Takes note of what this CPU has, before it runs the guest: no CPU is served with instructions
 /// that it lacks.
 pub fn join() {
-    if CPUS.fetch_min(this_cpu(), Ordering::Relaxed) > PLAIN && this_cpu() == PLAIN {
+    CPUS.fetch_min(this_cpu(), Ordering::Relaxed);
+    // Each such CPU does it for itself: another may be about to.
+    if this_cpu() == PLAIN {
         FAST.store(core::ptr::null_mut(), Ordering::Relaxed);
     }
 }
