@@ -178,8 +178,17 @@ def layout_block12k(start: int, ram: int) -> Layout:
     return Layout([region], [(start, skipped), (base + length, ram - skipped - length)])
 
 
+def layout_block64k(start: int, ram: int) -> Layout:
+    """Blocks of 64 KiB, 16 frames each, whose tags are those of 2 MiB of data."""
+    block = 64 * KIB
+    carve = ram // DATA_PER_TAG_BYTE // block * block
+    top = start + ram - carve
+    length = (ram - carve) // (block * DATA_PER_TAG_BYTE) * block * DATA_PER_TAG_BYTE
+    return Layout([Region(start, length, top, block)], [(start + length, ram - length)])
+
+
 LAYOUTS = {"one": layout_one, "two": layout_two, "crossed": layout_crossed, "block8k": layout_block8k,
-           "block12k": layout_block12k}
+           "block12k": layout_block12k, "block64k": layout_block64k}
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -879,8 +888,8 @@ def parse_options() -> argparse.Namespace:
     add("--plain", action="store_true", help="QEMU's own machine: no tag storage, no aliasing")
     add("--layout", choices=sorted(LAYOUTS), default="one",
         help="aliased machine: one region; two regions, storage at the top; two regions whose storage lies in the other's "
-             "half (crossed); one region with 8 KiB blocks off their natural alignment (block8k), or with 12 KiB blocks "
-             "(block12k). Default: one")
+             "half (crossed); one region with 8 KiB blocks off their natural alignment (block8k), with 12 KiB blocks "
+             "(block12k), or with 64 KiB blocks (block64k). Default: one")
     add("--board", choices=["virt", "versal"], default="virt",
         help="QEMU's virt machine, or its Xilinx Versal board: two Cortex-A72, RAM from 0 on, no MTE (with --plain). "
              "Default: virt")

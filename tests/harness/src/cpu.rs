@@ -53,10 +53,22 @@ pub fn forget_translations_everywhere() {
     unsafe { asm!("dsb ish", "tlbi vmalle1is", "dsb ish", "isb", options(nostack)) }
 }
 
+/// Waits until all that this CPU did to memory is complete for its inner shareable domain.
+pub fn dsb_inner() {
+    // SAFETY: a barrier.
+    unsafe { asm!("dsb ish", options(nostack, preserves_flags)) }
+}
+
+/// Cleans and invalidates the line of tags of an address, to the point of coherency: DC CIGVAC.
+pub fn clean_and_invalidate_tag_line(address: u64) {
+    // SAFETY: changes no tags as the CPUs see them.
+    unsafe { asm!("sys #3, c7, c14, #3, {}", in(reg) address, options(nostack, preserves_flags)) }
+}
+
 /// Cleans and invalidates the cache line at an address, to the point of coherency.
 pub fn clean_and_invalidate_line(address: u64) {
     // SAFETY: changes no memory as the CPUs see it.
-    unsafe { asm!("dc civac, {}", in(reg) address, options(nostack)) }
+    unsafe { asm!("dc civac, {}", in(reg) address, options(nostack, preserves_flags)) }
 }
 
 /// Cache maintenance by set and way.

@@ -131,6 +131,11 @@ impl Machine {
         self.argument("mode") == Some("report")
     }
 
+    /// Whether the instructions of every call are wanted rather than tests.
+    pub fn wants_bench(&self) -> bool {
+        self.argument("mode") == Some("bench")
+    }
+
     /// The region that holds the tags of a page.
     pub fn region_of(&self, page: u64) -> Option<&Region> {
         self.regions.all().iter().find(|region| region.tagged.holds(Range::of(page, PAGE)))

@@ -6,7 +6,8 @@
 //!
 //! Boot arguments:
 //!
-//! * `mode=test` (default), `mode=report`, or `mode=registers`: the ID registers of every CPU
+//! * `mode=test` (default), `mode=report`, `mode=registers`: the ID registers of every CPU, or
+//!   `mode=bench`: the instructions of every call, of which `part=` picks some
 //! * `tagstash.test=TEXT,...`: the tests whose name has a TEXT in it (`_` for a space)
 //! * `cpus=N`: use no more than N CPUs
 //! * `times=yes`: say how long each test took
@@ -22,6 +23,7 @@
 
 mod abi;
 mod arena;
+mod bench;
 mod cases;
 mod console;
 mod cpu;
@@ -105,6 +107,15 @@ pub extern "C" fn primary_main(tree: u64) -> ! {
                 semihosting::exit(0)
             }
             Err(_) => bail_out!("the report's story failed: {}", tap::WHY.lock().as_str()),
+        }
+    }
+    if machine.wants_bench() {
+        match bench::run() {
+            Ok(()) => {
+                println!("# bench complete");
+                semihosting::exit(0)
+            }
+            Err(_) => bail_out!("the bench failed: {}", tap::WHY.lock().as_str()),
         }
     }
     let mut tally = Tally::default();
