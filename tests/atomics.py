@@ -21,7 +21,6 @@ ROOT_NAMES = (
     "put_page_by_pairs",
     "put_page_with_mops",
     "flush_page_with_lse",
-    "flush_found_page",
     "reclaim_with_lse",
     "reclaim_page",
     "serve_with_lse",

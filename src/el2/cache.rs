@@ -104,26 +104,27 @@ fn tag_line(data_line: u64) -> u64 {
     }
 }
 
-/// Lines dealt with between two looks at the end of a range.
+/// Lines dealt with in one turn of a loop.
 const UNROLLED: u64 = 8;
 
 /// Calls `line` for each line of `step` bytes, a power of two, that `range` touches. A claim's
 /// time is mostly spent here, so the loop is unrolled.
 #[inline(always)]
 fn each_line(range: PhysRange, step: u64, line: impl Fn(u64)) {
-    let end = range.end().0;
     let mut address = range.start().0 & !(step - 1);
     // Not past the end of a range, which does not wrap, nor past one line after it.
-    while end.saturating_sub(address) >= UNROLLED * step {
-        for _ in 0..UNROLLED {
+    let bytes = range.end().0.saturating_sub(address);
+    let lines = bytes.wrapping_add(step - 1) >> step.trailing_zeros();
+    let mut lines_at_once = |count| {
+        for _ in 0..count {
             line(address);
             address = address.wrapping_add(step);
         }
+    };
+    for _ in 0..lines / UNROLLED {
+        lines_at_once(UNROLLED);
     }
-    while address < end {
-        line(address);
-        address = address.wrapping_add(step);
-    }
+    lines_at_once(lines % UNROLLED);
 }
 
 /// Cleans `range` to the point of coherency: what EL2 wrote and others read without caches.

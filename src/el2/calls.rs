@@ -219,8 +219,6 @@ often! {
     put_page_with_mops = |service, caller, args|
         service.serve_page(Function::Put, &MOPS, caller, args), else serve_with_lse;
     flush_page_with_lse = |service, caller, args|
-        service.serve_nothing(Function::FlushPage, caller, args), else flush_found_page;
-    flush_found_page = |service, caller, args|
         service.serve_page(Function::FlushPage, &NO_MOPS, caller, args), else serve_with_lse;
     reclaim_with_lse = |service, caller, args|
         service.serve_nothing(Function::Reclaim, caller, args), else reclaim_page;

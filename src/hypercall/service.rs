@@ -233,8 +233,8 @@ impl<'a, P: Platform> Service<'a, P> {
         Some(Reply::new(odd.1, [1, 0, 0]))
     }
 
-    /// Serves such a call if it has next to nothing to do: a get of a page that is not there, its
-    /// flush, a reclaim of a page that is claimed. `None`, and nothing is changed, if there may be
+    /// Serves such a call if it has next to nothing to do: a get of a page that is not there, a
+    /// reclaim of a page that is claimed. `None`, and nothing is changed, if there may be
     /// more to do, and for other functions.
     ///
     /// Inlined as [`serve`](Self::serve) is, into a function that needs few registers.
@@ -251,14 +251,8 @@ impl<'a, P: Platform> Service<'a, P> {
                 let (pool, object, index) = self.usual_page(args)?;
                 self.page_address(args)?;
                 let page = Page::new(&pool, object, index);
-                let misses = self.stash.misses(&page, Statistic::Gets, stats());
+                let misses = self.stash.misses(&page, stats());
                 misses.then_some(Reply::new(Status::Miss, [1, 0, 0]))
-            }
-            Function::FlushPage => {
-                let (pool, object, index) = self.usual_page(args)?;
-                let page = Page::new(&pool, object, index);
-                let misses = self.stash.misses(&page, Statistic::PageFlushes, stats());
-                misses.then_some(Reply::with([1, 0, 0]))
             }
             Function::Reclaim => {
                 let page = self.claimable_page(args)?;

@@ -249,14 +249,14 @@ impl<'a> Stash<'a> {
         }
     }
 
-    /// Says whether a page of one part is surely not there: a get is a miss and a flush has
-    /// nothing to do. Then it is counted as that, and is done.
+    /// Says whether a page of one part is surely not there: then a get is a miss, which is
+    /// counted, and is done.
     #[inline(always)]
-    pub fn misses(&self, page: &Page<'_>, counted: Statistic, stats: &CpuStats) -> bool {
+    pub fn misses(&self, page: &Page<'_>, stats: &CpuStats) -> bool {
         let (_, hash, _) = page.part(0);
         let misses = !self.table.may_hold(hash);
         if misses {
-            stats.add(counted, 1);
+            stats.add(Statistic::Gets, 1);
         }
         misses
     }

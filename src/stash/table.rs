@@ -202,7 +202,7 @@ impl<'a> Table<'a> {
     }
 
     /// Says whether the key of this hash may be among its candidates. Where it says no, a get is a
-    /// miss, and a flush of that page has nothing to do.
+    /// miss.
     #[inline(always)]
     pub fn may_hold(&self, hash: u64) -> bool {
         let fingerprint = Fingerprint::of(hash);

@@ -204,16 +204,17 @@ fn maintain(data: u64, frame: u64) {
 fn each_line(range: Range, step: u64, line: impl Fn(u64)) {
     const UNROLLED: u64 = 8;
     let mut address = range.start & !(step - 1);
-    while range.end.saturating_sub(address) >= UNROLLED * step {
-        for _ in 0..UNROLLED {
+    let lines = range.end.saturating_sub(address).wrapping_add(step - 1) >> step.trailing_zeros();
+    let mut lines_at_once = |count| {
+        for _ in 0..count {
             line(address);
             address = address.wrapping_add(step);
         }
+    };
+    for _ in 0..lines / UNROLLED {
+        lines_at_once(UNROLLED);
     }
-    while address < range.end {
-        line(address);
-        address = address.wrapping_add(step);
-    }
+    lines_at_once(lines % UNROLLED);
 }
 
 // ---- calls that tell ------------------------------------------------------------------------
