@@ -45,7 +45,7 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine initramfs run linux test symbolize dist doc model protocol steps litmus schedules miri fuzz throughput scale quality lint fmt clean distclean
+.PHONY: help setup build image harness machine initramfs run linux test symbolize dist doc model protocol steps litmus schedules miri fuzz throughput scale quality bench lint fmt clean distclean
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -161,6 +161,13 @@ QUALITY := CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 
 
 quality: ## Measures how good a cache the stash is (build/quality: tables, plot; a minute)
 	$(Q)$(QUALITY) -- $(ARGS)
+
+# ARGS goes to tests/costs.py: make bench ARGS='calls states' makes some runs only, ARGS=--record sets the ceilings.
+bench: build machine ## Counts the instructions of every hypercall, beside goals and ceilings (build/bench)
+	$(Q)mkdir -p $(BUILD)/bench
+	$(Q)$(TRACED_CARGO) test --quiet --release -p protocol --test stalled --target-dir target/protocol -- --nocapture \
+		> $(BUILD)/bench/stalled.log || { cat $(BUILD)/bench/stalled.log; exit 1; }
+	$(Q)$(PYTHON) tests/costs.py --stalled $(BUILD)/bench/stalled.log $(ARGS)
 
 BENCH := target/throughput/bench
 

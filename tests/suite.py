@@ -332,6 +332,11 @@ def report_steps() -> Iterator[Step]:
                   "# report complete")
 
 
+def costs_steps() -> Iterator[Step]:
+    """Counts the instructions of every hypercall, and compares them with their ceilings."""
+    yield Step("costs", [sys.executable, "tests/costs.py", "--test"], 240, read_tap)
+
+
 def plain_steps() -> Iterator[Step]:
     """Runs the harness where no tag storage is described."""
     yield machine("plain", 60, "expect=no-storage",
@@ -831,6 +836,7 @@ SUITES = [
     harness_suite("harness-crossed", "two regions, storage crossed", 180, "--layout", "crossed"),
     harness_suite("harness-block8k", "8 KiB blocks off their natural alignment", 180, "--layout", "block8k"),
     Suite("report", "what `make run` runs, to the report's last line", report_steps, needs_firmware=True),
+    Suite("costs", "the instructions of every hypercall, beside their ceilings", costs_steps, needs_firmware=True),
     Suite("plain", "QEMU's own machine, no tag storage described", plain_steps, needs_firmware=True),
     Suite("broken", "device trees that break a rule: a message, and the guest boots", broken_steps, needs_firmware=True),
     Suite("boot", "what loaders and firmware get wrong: a message, and a stop or a boot", boot_steps, needs_firmware=True),

@@ -341,9 +341,8 @@ fn runs(pool: &Pool) -> Outcome {
     let (put, got) = (Cost::per("put.run16", RUN), Cost::per("get.run16", RUN));
     let flushed = Cost::per("flush_page.run16", RUN);
     let source = arena::take(RUN);
-    let run = |function, n| {
-        abi::page_arguments(function, pool.key(4, n * RUN), source.address(), RUN)
-    };
+    let run =
+        |function, n| abi::page_arguments(function, pool.key(4, n * RUN), source.address(), RUN);
     for n in 0..CALLS {
         put.call_for(0, run(function::PUT, n))?;
         got.call_for(0, run(function::GET, n))?;
@@ -503,7 +502,8 @@ fn runs_of_claims() -> Outcome {
     let blocks = (512 / pages).max(1);
     let (huge, back) = (Cost::per("reclaim.2mib", blocks), Cost::per("release.2mib", blocks));
     let piece = longest(&machine().regions.all()[0]);
-    let start = whole_blocks().find(|data| piece.holds(*data)).map_or(piece.start, |data| data.start);
+    let start =
+        whole_blocks().find(|data| piece.holds(*data)).map_or(piece.start, |data| data.start);
     for n in 0..CALLS {
         let address = start + n * (2 << 20);
         same!(huge.call(claim(function::RECLAIM, address, 512)).x2, 512, "RECLAIM of 2 MiB");
@@ -567,7 +567,10 @@ fn errors() -> Outcome {
         (status::INVALID_PARAMETER, plain(function::EVENTS, &[0, 2])),
         (status::INVALID_PARAMETER, plain(function::POOL_CREATE, &[13])),
         (status::INVALID_PARAMETER, plain(function::POOL_CREATE, &[12 | 1 << 9])),
-        (status::POOL_MISMATCH, plain(function::POOL_CREATE, &[14 | abi::SHARED, uuid[0], uuid[1]])),
+        (
+            status::POOL_MISMATCH,
+            plain(function::POOL_CREATE, &[14 | abi::SHARED, uuid[0], uuid[1]]),
+        ),
         (status::NO_SUCH_POOL, plain(function::POOL_DESTROY, &[u64::MAX])),
         (status::NO_SUCH_POOL, page(function::PUT, other, source)),
         (status::NO_SUCH_POOL, page(function::GET, other, source)),
