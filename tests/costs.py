@@ -353,8 +353,8 @@ def ratios(tables: dict[str, Table]) -> list[str]:
 def report(tables: dict[str, Table], stalled: list[str]) -> tuple[list[str], list[str]]:
     """Writes everything for a terminal and in Markdown."""
     text: list[str] = []
-    marks = ["# What the calls cost", "", "Instructions from the HVC to the one behind it, counted exactly on one CPU; where a call deals with several "
-             "things, for one of them. No caches and no latency: work, not time.", ""]
+    marks = ["# What the calls cost", "", "Instructions from the HVC to the one behind it, counted exactly on one CPU; where a call "
+             "deals with several things, for one of them. No caches and no latency: work, not time.", ""]
     for run in (run for run in RUNS if run.name in tables):
         text += ["", f"{run.title} ({run.name})", *plain_table(run, tables[run.name])]
         marks += [f"## {run.title}", "", *markdown_table(run, tables[run.name]), ""]
