@@ -1,14 +1,35 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A model of the stash's table in which the design can be varied: ways, sets that a key may
-//! lie in, the rule of eviction, and how flushes of objects are remembered. With the real
+//! lie in, which frame a put takes, and how flushes of objects are remembered. With the real
 //! design it answers every call of a trace as the stash does, which is checked, so that what it
 //! says of other designs is worth something.
 
 use crate::cache::Cache;
 use crate::keys;
 use crate::trace::{File, Page, Trace};
+use tagstash::stash::key::{FACTOR, fold};
 use tagstash::stash::metadata::WAYS;
 use tagstash::stash::pool::PoolId;
+
+/// The sets in which a page may lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sets {
+    /// One.
+    One,
+    /// One of each half of the table.
+    OneOfEachHalf,
+    /// Two of all, which may be the same one.
+    AnyTwo,
+}
+
+/// Which free frame of the candidates a put takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Free {
+    /// One that was never used, else the one whose last page is oldest: the order of state words.
+    ByWord,
+    /// One of the set that has more of them.
+    EmptierSet,
+}
 
 /// Which page of the candidates gives way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +63,10 @@ pub enum Flushes {
 pub struct Design {
     /// Frames of a set.
     pub ways: u32,
-    /// Sets that a page may lie in: 1 or 2.
-    pub sets: u32,
+    /// Sets that a page may lie in.
+    pub sets: Sets,
+    /// Which free frame is taken.
+    pub free: Free,
     /// Which page gives way.
     pub eviction: Eviction,
     /// How flushes of objects are remembered.
@@ -54,9 +77,10 @@ impl Design {
     /// The stash's. What changes there changes here, or the suite says so.
     pub const REAL: Design = Design {
         ways: WAYS as u32,
-        sets: 1,
+        sets: Sets::OneOfEachHalf,
+        free: Free::ByWord,
         eviction: Eviction::Oldest,
-        flushes: Flushes::Buckets { frames: 2, each: 2 },
+        flushes: Flushes::Buckets { frames: 1, each: 3 },
     };
 }
 
@@ -69,10 +93,12 @@ pub struct Table<'t> {
     file_of: &'t [File],
     /// Sets in all.
     sets: u32,
-    /// By slot, `set * ways + way`: the page, whether the slot is lent, when the page was put.
+    /// By slot, `set * ways + way`: the page, whether the slot is lent, when the page was put that
+    /// it has or had last, and what its state word says of that page: zero before the first.
     pages: Vec<Page>,
     lent: Vec<bool>,
     stamps: Vec<u64>,
+    words: Vec<u64>,
     /// By set: where round robin goes on.
     turns: Vec<u32>,
     /// By page: its slot, if that has it, and its hash.
@@ -94,7 +120,8 @@ fn share(hash: u64, count: u32) -> u32 {
 impl<'t> Table<'t> {
     /// An empty table, for the pages of a trace, whose pool has this id.
     pub fn new(trace: &'t Trace, design: Design, pool: PoolId) -> Table<'t> {
-        let sets = trace.frames.div_ceil(design.ways);
+        let least = if design.sets == Sets::One { 1 } else { 2 };
+        let sets = trace.frames.div_ceil(design.ways).max(least);
         let slots = (sets * design.ways) as usize;
         let lent = (0..slots as u32)
             .map(|slot| slot % design.ways * sets + slot / design.ways < trace.frames)
@@ -118,6 +145,7 @@ impl<'t> Table<'t> {
             pages: vec![EMPTY; slots],
             lent,
             stamps: vec![0; slots],
+            words: vec![0; slots],
             turns: vec![0; sets as usize],
             slots: vec![0; trace.pages()],
             hashes,
@@ -139,15 +167,16 @@ impl<'t> Table<'t> {
         self.held -= 1;
     }
 
-    /// The buckets of a file: by the two halves of its hash, and by its middle.
+    /// The buckets of a file: by pieces of its hash.
     fn buckets_of(&self, file: File) -> impl Iterator<Item = usize> + use<> {
         let each = match self.design.flushes {
             Flushes::Exact => 0,
             Flushes::Buckets { each, .. } => each as usize,
         };
         let (hash, count) = (self.file_hashes[file as usize], self.buckets.len() as u32);
-        let bucket = move |turn| share(hash.rotate_left(turn), count) as usize;
-        [0, 32, 16].into_iter().take(each).map(bucket)
+        let hash = fold(hash, FACTOR);
+        let bucket = move |turn| share(hash.rotate_right(turn), count) as usize;
+        [0, 21, 42].into_iter().take(each).map(bucket)
     }
 
     fn horizon(&self, file: File) -> u64 {
@@ -161,37 +190,40 @@ impl<'t> Table<'t> {
 
     /// The first slots of the sets in which a page may lie.
     fn sets_of(&self, page: Page) -> [usize; 2] {
-        let hash = self.hashes[page as usize];
-        let first = share(hash, self.sets);
-        let second = if self.design.sets == 2 { share(hash << 32, self.sets) } else { first };
-        [first, second].map(|set| (set * self.design.ways) as usize)
+        let (hash, half) = (self.hashes[page as usize], self.sets / 2);
+        let sets = match self.design.sets {
+            Sets::One => [share(hash, self.sets); 2],
+            Sets::OneOfEachHalf => [share(hash, half), half + share(hash << 32, self.sets - half)],
+            Sets::AnyTwo => [share(hash, self.sets), share(hash << 32, self.sets)],
+        };
+        sets.map(|set| (set * self.design.ways) as usize)
     }
 
     /// The slot for a new page.
     fn choose(&mut self, page: Page) -> Option<usize> {
         let ways = self.design.ways as usize;
         let sets = self.sets_of(page);
-        let free = |set: usize| {
-            (set..set + ways).filter(|&slot| self.lent[slot] && self.pages[slot] == EMPTY)
+        let second = if sets[0] == sets[1] { 0..0 } else { sets[1]..sets[1] + ways };
+        let both = || (sets[0]..sets[0] + ways).chain(second.clone());
+        let is_free = |&slot: &usize| self.lent[slot] && self.pages[slot] == EMPTY;
+        let free = |set: usize| (set..set + ways).filter(is_free);
+        let found = match self.design.free {
+            Free::ByWord => both().filter(is_free).min_by_key(|&slot| self.words[slot]),
+            Free::EmptierSet if free(sets[0]).count() >= free(sets[1]).count() => {
+                free(sets[0]).next()
+            }
+            Free::EmptierSet => free(sets[1]).next(),
         };
-        // The emptier of two sets.
-        let emptier =
-            if free(sets[0]).count() >= free(sets[1]).count() { sets[0] } else { sets[1] };
-        if let Some(slot) = free(emptier).next_back() {
-            return Some(slot);
+        if found.is_some() {
+            return found;
         }
-        let both = self.design.sets == 2 && sets[0] != sets[1];
-        let one = if both && self.clock % 2 == 1 { sets[1] } else { sets[0] };
+        let one = if self.clock % 2 == 1 { sets[1] } else { sets[0] };
         let from = |set: usize, way: usize| {
             (0..ways).map(move |n| set + (way + n) % ways).find(|&slot| self.lent[slot])
         };
         match self.design.eviction {
             Eviction::Oldest => {
-                let second = if both { sets[1]..sets[1] + ways } else { 0..0 };
-                (sets[0]..sets[0] + ways)
-                    .chain(second)
-                    .filter(|&slot| self.lent[slot])
-                    .min_by_key(|&slot| self.stamps[slot])
+                both().filter(|&slot| self.lent[slot]).min_by_key(|&slot| self.stamps[slot])
             }
             Eviction::Random => {
                 let number = self.clock.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -219,6 +251,8 @@ impl Cache for Table<'_> {
             self.held += u32::from(self.pages[slot] == EMPTY);
             self.pages[slot] = page;
             self.stamps[slot] = self.clock;
+            // SEQUENCE, and below it the fingerprint.
+            self.words[slot] = self.clock << 9 | self.hashes[page as usize] & 0x1ff;
             self.slots[page as usize] = slot as u32;
         }
         self.clock += 1;

@@ -10,16 +10,20 @@ pub const FRAMES: u32 = 16384;
 #[cfg(test)]
 pub const SMALL: u32 = 2048;
 
-const LOOP: &str = "a loop longer than what there is gives an age-ordered cache nothing: LRU has 0 %; \
-    one that just fits would need every set to get its share to the page";
-const FILES: &str = "files come back whole, at one distance in time, so that what a set has too little \
-    costs as in a loop; and flushes of files share moments";
+const LOOP: &str = "a loop longer than what there is gives an age-ordered cache nothing: LRU has 0 %, and \
+    the nearer the stash comes to LRU, the less it has; one that just fits would need every pair of sets to get its \
+    share to the page";
+
+const FILES: &str = "files come back whole, at one distance in time, so that what a pair of sets has too little \
+    costs as in a loop: the more, the fewer files fit";
 
 /// What is known of a workload.
 pub fn known(workload: &Workload) -> Option<Known> {
     match workload.kind {
-        Kind::Loop(_) => Some(Known { gap: 55.0, fill: 85.0, reason: LOOP }),
-        Kind::Files => Some(Known { gap: 5.0, fill: 90.0, reason: FILES }),
+        Kind::Loop(_) => Some(Known { gap: 65.0, fill: 85.0, reason: LOOP }),
+        Kind::Files if workload.frames < 4096 => {
+            Some(Known { gap: 2.5, fill: 95.0, reason: FILES })
+        }
         _ => None,
     }
 }

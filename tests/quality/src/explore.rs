@@ -1,35 +1,48 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What was chosen and why: other designs of the table on the same workloads.
 
-use crate::associative::{Design, Eviction, Flushes, Table};
+use crate::associative::{Design, Eviction, Flushes, Free, Sets, Table};
 use crate::cache::{self, Cache};
 use crate::ideal::{Fifo, Ideal, Pinned, Random};
 use crate::row::run_stash;
 use crate::workload::{Kind, Workload};
 
+/// How the stash was built before it looked into two sets.
+const BEFORE: Design = Design {
+    ways: 16,
+    sets: Sets::One,
+    free: Free::ByWord,
+    eviction: Eviction::Oldest,
+    flushes: Flushes::Buckets { frames: 2, each: 2 },
+};
+
 /// The designs that are compared; the first is the stash's.
 pub fn designs() -> Vec<Design> {
-    let mut all = vec![Design::REAL];
-    let mut add = |ways, sets, eviction, flushes| {
-        let design = Design { ways, sets, eviction, flushes };
-        if design != Design::REAL {
+    let real = Design::REAL;
+    let mut all = vec![real, BEFORE];
+    let mut add = |design| {
+        if !all.contains(&design) {
             all.push(design);
         }
     };
-    let flushes = Design::REAL.flushes;
-    for (ways, sets) in [(8, 1), (12, 1), (16, 1), (32, 1), (4, 2), (8, 2), (16, 2)] {
-        add(ways, sets, Eviction::Oldest, flushes);
+    for ways in [8, 12, 16, 32] {
+        add(Design { ways, sets: Sets::One, ..real });
     }
-    for (ways, sets) in [(8, 1), (16, 1), (8, 2)] {
-        for eviction in [Eviction::RoundRobin, Eviction::Random, Eviction::First] {
-            add(ways, sets, eviction, flushes);
+    for ways in [4, 8, 16] {
+        for sets in [Sets::OneOfEachHalf, Sets::AnyTwo] {
+            add(Design { ways, sets, ..real });
         }
     }
-    let Design { ways, sets, eviction, .. } = Design::REAL;
-    for (frames, each) in [(1, 2), (1, 3), (2, 1), (2, 2), (2, 3), (4, 2), (8, 2)] {
-        add(ways, sets, eviction, Flushes::Buckets { frames, each });
+    add(Design { free: Free::EmptierSet, ..real });
+    for eviction in [Eviction::RoundRobin, Eviction::Random, Eviction::First] {
+        add(Design { eviction, ..real });
     }
-    add(ways, sets, eviction, Flushes::Exact);
+    for (frames, each) in
+        [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3), (4, 2), (4, 3), (8, 2), (8, 3)]
+    {
+        add(Design { flushes: Flushes::Buckets { frames, each }, ..real });
+    }
+    add(Design { flushes: Flushes::Exact, ..real });
     all
 }
 
@@ -131,13 +144,21 @@ impl Summary {
 
 impl std::fmt::Display for Design {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.sets {
+            Sets::One => write!(f, "1 x {}", self.ways)?,
+            Sets::OneOfEachHalf => write!(f, "2 x {}", self.ways)?,
+            Sets::AnyTwo => write!(f, "2 x {}, any two sets", self.ways)?,
+        }
+        if self.free == Free::EmptierSet {
+            write!(f, ", emptier set first")?;
+        }
         let rule = match self.eviction {
             Eviction::Oldest => "oldest",
             Eviction::Random => "random",
             Eviction::RoundRobin => "round robin",
             Eviction::First => "first open",
         };
-        write!(f, "{} x {} ways, {rule}", self.sets, self.ways)?;
+        write!(f, ", {rule}")?;
         match self.flushes {
             flushes if flushes == Design::REAL.flushes => Ok(()),
             Flushes::Exact => write!(f, ", exact flushes"),

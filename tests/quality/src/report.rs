@@ -113,7 +113,8 @@ pub fn designs_table(samples: &[Vec<Sample>]) -> String {
         "## What was chosen and why\n\n\
          A model of the table in which the design varies. As the stash is built, it answers every get of every row as the stash does.\n\
          *gap*: points lost against the better of ideal LRU and random; *pinned*: the same with claims, against LRU whose pages cannot\n\
-         move; *fill*: least, in percent of that LRU's. The first line is the stash.\n\n",
+         move; *fill*: least, in percent of that LRU's. *2 x 8*: one set of 8 frames in each half of the table. Moments are as many as\n\
+         frames, three an object, where nothing else is said. The first line is the stash.\n\n",
     );
     for group in Group::ALL {
         let line = |(number, design): (usize, Design)| {

@@ -2,7 +2,7 @@
 //! The suite: small workloads with the goals as assertions, the parts of the tool on cases that
 //! can be checked by hand, and how much a goal is worth: that broken designs miss it.
 
-use crate::associative::{Design, Eviction, Flushes, Table};
+use crate::associative::{Design, Eviction, Flushes, Free, Sets, Table};
 use crate::cache::{self, Cache, Outcome};
 use crate::cases;
 use crate::ideal::{Fifo, Ideal, Pinned, Random, Sieve};
@@ -85,7 +85,7 @@ fn enough_gets_hit_and_no_put_is_refused() {
 fn flushes_of_other_files_cost_few_hits() {
     for row in rows() {
         let lost = row.exact.rate() - row.stash.rate();
-        let most = if row.workload.kind == Kind::Files { 3.5 } else { 0.0 };
+        let most = if row.workload.kind == Kind::Files { 1.0 } else { 0.0 };
         assert!(lost <= most, "{}: {lost:.2} points", row.workload);
     }
 }
@@ -288,31 +288,42 @@ fn foresight_is_as_good_as_the_best_of_all_choices() {
     }
 }
 
-/// One frame in two sets, or two sets of one way: what a set may hold is what it holds.
+/// What a set may hold is what it holds.
 #[test]
-fn the_model_fills_every_frame_and_puts_into_the_emptier_set() {
+fn the_model_fills_every_frame_whatever_its_sets() {
     let mut long = Trace { frames: 64, ..Trace::default() };
     long.add_file(4096);
-    for (ways, sets) in [(4, 1), (16, 1), (4, 2), (8, 2)] {
-        let design = Design { ways, sets, ..Design::REAL };
-        let mut table = Table::new(&long, design, PoolId(0));
-        for page in 0..4096 {
-            table.put(page);
+    let model = |ways, sets, free| {
+        Table::new(&long, Design { ways, sets, free, ..Design::REAL }, PoolId(0))
+    };
+    for (ways, sets) in [
+        (4, Sets::One),
+        (16, Sets::One),
+        (4, Sets::OneOfEachHalf),
+        (8, Sets::OneOfEachHalf),
+        (8, Sets::AnyTwo),
+    ] {
+        for free in [Free::ByWord, Free::EmptierSet] {
+            let mut table = model(ways, sets, free);
+            for page in 0..4096 {
+                table.put(page);
+            }
+            assert_eq!(table.held(), 64, "{ways} {sets:?} {free:?}");
+            table.claim(0, 32);
+            assert_eq!(table.held(), 32, "{ways} {sets:?} {free:?}");
+            table.release(0, 32);
+            for page in 0..4096 {
+                table.put(page);
+            }
+            assert_eq!(table.held(), 64, "{ways} {sets:?} {free:?}");
         }
-        assert_eq!(table.held(), 64, "{design:?}");
-        table.claim(0, 32);
-        assert_eq!(table.held(), 32, "{design:?}");
-        table.release(0, 32);
-        for page in 0..4096 {
-            table.put(page);
-        }
-        assert_eq!(table.held(), 64, "{design:?}");
     }
-    // With a choice of two sets a table fills sooner.
-    let filled = |sets| {
-        let mut table = Table::new(&long, Design { ways: 4, sets, ..Design::REAL }, PoolId(0));
+    // With a choice of two sets a table fills sooner, and soonest from the emptier one.
+    let filled = |sets, free| {
+        let mut table = model(4, sets, free);
         (0..64).for_each(|page| table.put(page));
         table.held()
     };
-    assert!(filled(2) > filled(1));
+    let [one, two] = [Sets::One, Sets::OneOfEachHalf].map(|sets| filled(sets, Free::ByWord));
+    assert!(one < two && two <= filled(Sets::OneOfEachHalf, Free::EmptierSet));
 }
