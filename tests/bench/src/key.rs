@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The key that every cache is given, and its hash.
 //!
-//! The other caches hash with the stash's own function, which is cheaper than their defaults
-//! and spreads as well, so that no difference comes from hashing.
+//! The other caches hash with the stash's own function, so that no difference comes from hashing.
+//! `quick_cache` is tried with its own as well, on [`Fields`].
 
 use std::hash::{BuildHasher, Hash, Hasher};
 use tagstash::stash::key::{OBJECT_WORDS, Object, PartKey};
@@ -42,6 +42,21 @@ impl Hash for Key {
         let object = self.object();
         let key = PartKey { object, index: self.index, part: 0 };
         state.write_u64(key.hash(object.hash()));
+    }
+}
+
+/// The same key for a hash function that is to hash all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fields {
+    pool: u32,
+    object: [u64; OBJECT_WORDS],
+    index: u64,
+}
+
+impl From<Key> for Fields {
+    #[inline(always)]
+    fn from(Key { pool, object, index }: Key) -> Fields {
+        Fields { pool, object, index }
     }
 }
 

@@ -23,8 +23,8 @@ const HELP: &str = "\
 bench measures the portable part of Tagstash on this machine.
 
   bench throughput [ROUNDS]  the stash beside quick_cache, moka and a mutex around an LRU map:
-                             ROUNDS rounds (11), without and with copies, 1 and 2 threads.
-                             Needs 2 CPUs that are idle, 1.5 GiB of memory, a few minutes
+                             ROUNDS rounds (5), without and with copies, 1 and 2 threads.
+                             Needs 2 CPUs that are idle, 1.5 GiB of memory, a minute
   bench scale                metadata and steps of each call, 16 MiB to 32 GiB of storage
   bench test                 a bounded check of both, as TAP
 

@@ -95,6 +95,8 @@ pub fn with_probe(main: impl FnOnce(&Probe) -> ExitCode) -> Result<u8, String> {
 const MOST: u64 = 200_000;
 /// What the child ends with where it cannot be traced.
 const NOT_TRACED: u8 = 77;
+/// What stands for the end of a child that a signal ended.
+const CRASHED: u8 = 101;
 
 /// Lets the child run, and steps it where it asks for it, until it ends. Returns its status.
 fn follow(child: libc::pid_t, shared: &Shared) -> Result<u8, String> {
@@ -115,7 +117,9 @@ fn follow(child: libc::pid_t, shared: &Shared) -> Result<u8, String> {
             return Ok(libc::WEXITSTATUS(status) as u8);
         }
         if libc::WIFSIGNALED(status) {
-            return Err(format!("ended by signal {}", libc::WTERMSIG(status)));
+            // It was traced, and what it measured went wrong: no reason to skip anything.
+            eprintln!("bench: ended by signal {}", libc::WTERMSIG(status));
+            return Ok(CRASHED);
         }
         let signal = match libc::WSTOPSIG(status) {
             libc::SIGSTOP => {

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The other caches, each in the best configuration that was found.
+//! The other caches.
 
-use super::Cache;
 use super::pages::Stored;
-use crate::key::{Key, Passing};
+use super::{Cache, Subject};
+use crate::key::{Fields, Key, Passing};
 use lru::LruCache;
 use moka::policy::EvictionPolicy;
 use quick_cache::sync::DefaultLifecycle;
-use quick_cache::{OptionsBuilder, UnitWeighter};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, UnitWeighter};
+use std::fmt;
+use std::hash::{BuildHasher, Hash};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
@@ -50,13 +52,52 @@ impl<S: Stored> Cache for MutexLru<S> {
     }
 }
 
+/// What can be chosen of `quick_cache`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuickChoice {
+    pub shards: usize,
+    /// Its own hash function, in place of the stash's.
+    pub own_hash: bool,
+}
+
+impl QuickChoice {
+    /// All that are tried.
+    pub fn all() -> impl Iterator<Item = QuickChoice> {
+        let shards = [4, 16, 64, 256, 1024];
+        shards
+            .into_iter()
+            .flat_map(|shards| [false, true].map(|own_hash| QuickChoice { shards, own_hash }))
+    }
+
+    /// Makes the cache.
+    pub fn make<S: Stored + Clone>(self, capacity: u32, memory: S::Memory) -> Box<dyn Subject> {
+        if self.own_hash {
+            Box::new(Quick::<S, Fields, DefaultHashBuilder>::new(capacity, self.shards, memory))
+        } else {
+            Box::new(Quick::<S, Key, Passing>::new(capacity, self.shards, memory))
+        }
+    }
+}
+
+impl fmt::Display for QuickChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whose = if self.own_hash { "its own" } else { "the stash's" };
+        write!(f, "{} shards, {whose} hash function", self.shards)
+    }
+}
+
 /// `quick_cache`, sharded.
-pub struct Quick<S: Stored + Clone> {
-    map: quick_cache::sync::Cache<Key, S, UnitWeighter, Passing>,
+pub struct Quick<S: Stored, K, B> {
+    map: quick_cache::sync::Cache<K, S, UnitWeighter, B>,
     memory: S::Memory,
 }
 
-impl<S: Stored + Clone> Quick<S> {
+impl<S, K, B> Quick<S, K, B>
+where
+    S: Stored + Clone,
+    K: Hash + Eq,
+    B: BuildHasher + Default + Clone,
+{
     pub fn new(capacity: u32, shards: usize, memory: S::Memory) -> Self {
         let options = OptionsBuilder::new()
             .estimated_items_capacity(capacity as usize)
@@ -65,35 +106,36 @@ impl<S: Stored + Clone> Quick<S> {
             .build()
             .expect("a capacity and an estimate are all that it needs");
         let lifecycle = DefaultLifecycle::default();
-        let map = quick_cache::sync::Cache::with_options(
-            options,
-            UnitWeighter,
-            Passing::default(),
-            lifecycle,
-        );
+        let map =
+            quick_cache::sync::Cache::with_options(options, UnitWeighter, B::default(), lifecycle);
         Quick { map, memory }
     }
 }
 
-impl<S: Stored + Clone> Cache for Quick<S> {
+impl<S, K, B> Cache for Quick<S, K, B>
+where
+    S: Stored + Clone,
+    K: Hash + Eq + Clone + From<Key> + Send + Sync,
+    B: BuildHasher + Clone + Send + Sync,
+{
     fn name(&self) -> &'static str {
         "quick_cache"
     }
 
     #[inline(always)]
     fn put(&self, _: u32, key: &Key, page: u32) {
-        self.map.insert(*key, S::keep(&self.memory, page));
+        self.map.insert(K::from(*key), S::keep(&self.memory, page));
     }
 
     #[inline(always)]
     fn get(&self, _: u32, key: &Key, page: u32) -> bool {
-        let value = self.map.remove(key);
+        let value = self.map.remove(&K::from(*key));
         value.inspect(|(_, value)| value.give(&self.memory, page)).is_some()
     }
 
     #[inline(always)]
     fn flush(&self, _: u32, key: &Key) {
-        self.map.remove(key);
+        self.map.remove(&K::from(*key));
     }
 }
 
