@@ -45,7 +45,7 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine initramfs run linux test symbolize dist doc model protocol steps litmus schedules miri fuzz throughput scale quality bench lint fmt clean distclean
+.PHONY: help setup build image harness machine initramfs run linux test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -127,6 +127,10 @@ miri: ## Runs the portable tests under Miri, where nightly Rust has it
 
 litmus: ## Runs the memory orderings as litmus shapes under Arm's model (herd7)
 	$(Q)$(PYTHON) tests/litmus.py
+
+# ARGS='--only NAME', ARGS=--list, ARGS=--help
+mutants: ## Makes faults in a copy of the core, one at a time, and shows the check that catches each
+	$(Q)$(PYTHON) tests/mutants.py $(ARGS)
 
 # PROTOCOL='mutants no-poll' is another command of tests/protocol (PROTOCOL=--help).
 PROTOCOL ?= all

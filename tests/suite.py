@@ -282,6 +282,7 @@ def lint_steps() -> Iterator[Step]:
                              "--all-targets", "--", "-D", "warnings"], 240,
                read_single("formatting and the host's lints"), needs=["cargo-clippy", "cargo-fmt"])
     yield Step("messages", [sys.executable, "tests/messages.py"], 30, read_tap)
+    yield Step("mutants", [sys.executable, "tests/mutants.py", "--test"], 30, read_tap)
     yield Step("lint-firmware", [*cargo, *firmware, *flags, "--", "-D", "warnings"], 240,
                read_single("the firmware's lints"), env, needs=["cargo-clippy"])
     yield Step("lint-doc", ["make", "--no-print-directory", "doc"], 300, read_single("the documentation, without warnings"))
@@ -829,7 +830,7 @@ SUITES = [
     Suite("schedules", "long histories under randomised schedules", schedules_steps),
     Suite("litmus", "the memory orderings as litmus shapes, under Arm's model", litmus_steps),
     Suite("protocol", "the model of the frame protocol: in step with the code, small configurations, mutants", protocol_steps),
-    Suite("lint", "formatting, lints and documentation, and that every message is explained", lint_steps),
+    Suite("lint", "formatting, lints and documentation, that every message is explained, and that the faults of `make mutants` fit", lint_steps),
     harness_suite("harness-1cpu", "the test guest on 1 CPU", 180, "--layout", "one"),
     harness_suite("harness-4cpu", "the test guest on 4 CPUs", 240, "--layout", "one", "--cpus", "4"),
     harness_suite("harness-two", "two regions, 2 CPUs", 180, "--layout", "two", "--cpus", "2"),
