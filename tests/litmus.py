@@ -15,8 +15,8 @@ text ends with `#n`. ` / ` in the second text parts instructions, NOP takes the 
 all of which are made to the file as it is.
 
 Prints TAP, one line a run: what was expected, what was found, how many final states the program has and out of how many candidate
-executions they were picked. Where herd7 cannot be had every run is skipped. Two further tests look at the firmware's machine code, if it
-is built: that it has the instructions of which the shapes are made.
+executions they were picked. Where herd7 cannot be had every run is skipped. Three further tests look at the firmware's machine code, if it
+is built: that it has the instructions of which the shapes are made, and each call those that it needs.
 """
 
 from __future__ import annotations
@@ -174,6 +174,19 @@ def read_shape(file: Path) -> list[Run]:
 CAS = {(0, 0): "CAS", (1, 0): "CASA", (0, 1): "CASL", (1, 1): "CASAL"}
 READ_MODIFY_WRITE = ["LDADD", "LDCLR", "LDEOR", "LDSET", "LDSMAX", "LDSMIN", "LDUMAX", "LDUMIN"]
 LIMITS = {0xF: "SY", 0xB: "ISH", 0xA: "ISHST", 0x9: "ISHLD"}
+# What the functions of src/el2/calls.rs must have, and how often at least: each instruction stands for an ordering that some shape has a
+# weaker variant without. ` w` marks the words of 32 bits, claimed bits. The last function serves every call that the others do not.
+NEEDED = {
+    "reclaim_with_lse": {"LDAR w": 1},
+    "reclaim_page": {"LDADDA": 1, "LDAR w": 1, "LDAR": 1, "DSB ISH": 2, "DSB SY": 1, "LDSETAL w": 1, "LDADDL": 1},
+    "get_page_by_pairs": {"DMB ISHLD": 2, "CASL": 1},
+    "get_page_with_mops": {"DMB ISHLD": 2, "CASL": 1},
+    "put_page_by_pairs": {"DMB ISHLD": 2, "CASA": 1, "DMB ISH": 1, "CASL": 1, "LDCLRL": 1},
+    "put_page_with_mops": {"DMB ISHLD": 2, "CASA": 1, "DMB ISH": 1, "CASL": 1, "LDCLRL": 1},
+    "flush_found_page": {"DMB ISHLD": 1},
+    "serve_with_lse": {"LDADDA": 2, "LDAR w": 2, "LDSETAL w": 1, "LDCLRAL w": 1, "LDADDL": 1, "LDSETL": 1, "LDCLRA": 1, "LDUMAXL": 4,
+                       "CASA": 1, "CASA w": 1, "DMB ISH": 1, "CASL": 2, "LDCLRL": 1},
+}
 ORDERING = re.compile(r"(CAS[AL]*|LD(?:ADD|CLR|EOR|SET|UMAX)[AL]*|LDAP?R|STLR|D[MS]B +\w+)\b")
 
 
@@ -192,44 +205,53 @@ def decode(word: int) -> Optional[str]:
     return None
 
 
-def in_image(elf: bytes) -> dict[str, list[tuple[str, bool]]]:
-    """Lists the ordering instructions of the functions that serve hypercalls with LSE, in the order of their addresses, each with
-    whether it is one of 64 bits."""
+def in_image(elf: bytes) -> dict[str, list[str]]:
+    """Lists the ordering instructions of the functions that serve hypercalls with LSE, in the order of their addresses; those of 32 bits
+    end in ` w`."""
     base, code = atomics.text(elf)
     found = {}
-    for address, size, name in atomics.functions(elf):
-        if re.search(r"_with_(lse|mops)", name):
-            words = struct.unpack_from(f"<{size // 4}I", code, address - base)
-            found[name] = [(decoded, word >> 30 == 3) for word in words if (decoded := decode(word))]
+    for address, size, symbol in atomics.functions(elf):
+        # A mangled name has the length before each part.
+        for name in NEEDED:
+            if f"5calls{len(name)}{name}" in symbol:
+                words = struct.unpack_from(f"<{size // 4}I", code, address - base)
+                found[name] = [decoded + ("" if decoded.startswith("D") or word >> 30 == 3 else " w")
+                               for word in words if (decoded := decode(word))]
     return found
 
 
 def check_image(runs: list[Run], first: int) -> list[str]:
-    """Looks whether the image has what the shapes stand for; returns two TAP lines, numbered from `first` on."""
+    """Looks whether the image has what the shapes stand for; returns three TAP lines, numbered from `first` on."""
     names = ("the image has every ordering instruction of the shapes",
-             "in the image a put's fence follows its swap, before any other ordering instruction")
+             "in the image a put's fence follows its swap, before any other ordering instruction",
+             "in the image each function that serves calls has the orderings that its calls need")
     if not ELF.is_file():
         return [f"ok {first + n} - {name} # SKIP {ELF.relative_to(ROOT)} is not built" for n, name in enumerate(names)]
     try:
         image = in_image(ELF.read_bytes())
     except (ValueError, struct.error) as error:
         return [f"# {ELF.relative_to(ROOT)}: {error}\nnot ok {first + n} - {name}" for n, name in enumerate(names)]
-    there = {found for functions in image.values() for found, _ in functions}
-    trouble: tuple[list[str], list[str]] = ([], [])
+    there = {found.removesuffix(" w") for functions in image.values() for found in functions}
+    trouble: tuple[list[str], ...] = ([], [], [])
     for run in runs:
         if not run.variant:
             used = {found for thread in split_threads(run.text)[1] for cell in thread for found in ORDERING.findall(cell)}
             trouble[0].extend(f"# {run.shape}: {use} is in no function that serves hypercalls with LSE" for use in sorted(used - there))
     swaps = 0
     for name, found in image.items():
-        for (this, wide), (after, _) in zip(found, [*found[1:], ("the function's end", False)]):
+        for this, after in zip(found, [*found[1:], "the function's end"]):
             # State words are of 64 bits; the lock of those who make pools is not, and has no fence.
-            if this == "CASA" and wide:
+            if this == "CASA":
                 swaps += 1
                 if after != "DMB ISH":
                     trouble[1].append(f"# {name}: CASA is followed by {after}")
     if not swaps:
         trouble[1].append("# no CASA of 64 bits is found: this is not the service")
+    for name, needed in NEEDED.items():
+        for what, least in needed.items():
+            count = image.get(name, []).count(what)
+            if count < least:
+                trouble[2].append(f"# {name}: {what} is there {count} times, fewer than {least}")
     return ["\n".join([*lines, f"{'not ok' if lines else 'ok'} {first + n} - {name}"])
             for n, (name, lines) in enumerate(zip(names, trouble))]
 
@@ -276,6 +298,7 @@ def main() -> int:
     parser.add_argument("shape", nargs="*", help="run these only (a file's name without .litmus)")
     parser.add_argument("--list", action="store_true", help="list the shapes and their variants, run nothing")
     parser.add_argument("--print", action="store_true", help="print each run's program as herd7 gets it, run nothing")
+    parser.add_argument("--image", action="store_true", help="look at the firmware's machine code alone, without herd7")
     options = parser.parse_args()
     files = {file.stem: file for file in sorted(SHAPES.glob("*.litmus"))}
     unknown = [name for name in options.shape if name not in files]
@@ -293,6 +316,10 @@ def main() -> int:
         for run in runs:
             print(f"{run.name()}: expect {run.expected}" + (f"\n{run.text}" if options.print else ""))
         return 0
+    if options.image:
+        image = check_image(runs, 1)
+        print("\n".join(["TAP version 14", f"1..{len(image)}", *image]))
+        return 1 if any("not ok" in line for line in image) else 0
 
     try:
         command, env, reason = herd_command()
@@ -301,7 +328,7 @@ def main() -> int:
         return 1
     shutil.rmtree(PROGRAMS, ignore_errors=True)
     PROGRAMS.mkdir(parents=True)
-    print(f"TAP version 14\n1..{len(runs) + 2}", flush=True)
+    print(f"TAP version 14\n1..{len(runs) + 3}", flush=True)
     failed = skipped = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting = [pool.submit(herd, command, env, run, number) if command else None for number, run in enumerate(runs, 1)]
