@@ -107,9 +107,19 @@ impl CacheMaintenance for Stalling {
     }
 }
 
-/// Starts a put of (A, 0) that stops in chunk `stall_at`, lets `racing` run on another CPU, and
-/// returns what the put came to and how many chunks it began.
+/// As [`race_under`], without verification.
 fn race(
+    stall_at: usize,
+    frames: u64,
+    racing: impl FnOnce(&Cpu<'_, '_, Stalling>, u64, &[u64]),
+) -> (i64, usize) {
+    race_under(0, stall_at, frames, racing)
+}
+
+/// Starts a put of (A, 0) that stops in chunk `stall_at`, lets `racing` run on another CPU, and
+/// returns what the put came to and how many chunks it began. `flags` is for the activation.
+fn race_under(
+    flags: u64,
     stall_at: usize,
     frames: u64,
     racing: impl FnOnce(&Cpu<'_, '_, Stalling>, u64, &[u64]),
@@ -119,7 +129,7 @@ fn race(
     with_service(&layout, 2, Stalling::new(&layout), |service| {
         let machine = service.platform();
         let (first, second) = (Cpu::new(service, 0), Cpu::new(service, 1));
-        second.activate(0);
+        second.activate(flags);
         let pool = second.create_pool(12);
         machine.stall_at.store(stall_at, Ordering::SeqCst);
         std::thread::scope(|scope| {
@@ -141,8 +151,10 @@ fn race(
 /// P4: the claim waits for the chunk under way and for no other; the put is refused.
 #[test]
 fn p4_a_claim_waits_for_one_chunk() {
-    for stall_at in [0, 1, CHUNKS / 2, CHUNKS - 1] {
-        let (status, chunks) = race(stall_at, 1, |cpu, _, pages| {
+    let chunks = [0, 1, CHUNKS / 2, CHUNKS - 1];
+    // With verification and without: each has a copy loop of its own.
+    for (stall_at, verify) in chunks.into_iter().flat_map(|chunk| [(chunk, 0), (chunk, 1)]) {
+        let (status, chunks) = race_under(verify, stall_at, 1, |cpu, _, pages| {
             assert_eq!(cpu.reclaim(pages[0], 1), (OK, [1, 1, 0]));
             let machine = cpu.service.platform();
             assert!(machine.polls.load(Ordering::SeqCst) > 0, "it did not wait for the writer");

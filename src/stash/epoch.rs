@@ -112,7 +112,14 @@ impl<'a> Epochs<'a> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::addr::{PhysAddr, PhysRange};
+    use crate::platform::{CopyFault, PageMemory};
+    use crate::stash::frame::ACTIVE;
     use crate::stash::metadata::MetadataBuffer;
+    use crate::stash::pool::{PageSize, Pool};
+    use crate::stash::stats::Stats;
+    use crate::stash::{Get, Put, Stash};
+    use crate::tags::geometry::{Region, Regions};
     use std::vec::Vec;
 
     const A: Object = Object { pool: PoolId(1), words: [1, 2, 3] };
@@ -134,6 +141,75 @@ mod tests {
         epochs.flush_pool(A.pool);
         assert!(!fresh(&A, new) && !fresh(&B, new) && fresh(&C, new));
         assert!(fresh(&A, epochs.stamp(1)));
+    }
+
+    /// Each part of a page has a number that no other put's part has.
+    #[test]
+    fn no_two_puts_share_a_number() {
+        let buffer = MetadataBuffer::with_frames(1);
+        let epochs = Epochs::new(&buffer.metadata());
+        let mut next = epochs.stamp(1).0 + 1;
+        for parts in [1, 16, 4, 1, 16, 16, 1] {
+            let stamp = epochs.stamp(parts).0;
+            assert!(stamp >= next, "{stamp} is in use");
+            next = stamp + u64::from(parts);
+        }
+    }
+
+    /// A memory whose copies copy nothing.
+    struct Nothing;
+
+    impl PageMemory for Nothing {
+        fn copy_chunk_in(&self, _: PhysAddr, _: PhysAddr) -> Result<(), CopyFault> {
+            Ok(())
+        }
+
+        fn copy_page_out(&self, _: PhysAddr, _: PhysAddr) -> Result<(), CopyFault> {
+            Ok(())
+        }
+
+        fn crc32c(&self, seed: u32, _: PhysRange) -> Result<u32, CopyFault> {
+            Ok(seed)
+        }
+    }
+
+    /// A frame's word has the low half of its put's number, and the era the rest: a page that was
+    /// put before a flush stays flushed and one that was put after it is there, also where the
+    /// low halves say otherwise, and where a page's parts have different eras.
+    #[test]
+    fn p2_a_page_is_found_across_the_wrap_of_its_number() {
+        let storage = PhysRange::new(PhysAddr(1 << 40), 64 << 12).unwrap();
+        let tagged = PhysRange::new(PhysAddr(1 << 30), 64 << 17).unwrap();
+        let region = Region::new(tagged, storage, 4096).unwrap();
+        let regions = Regions::new(vec![region], 1).unwrap();
+        let buffer = MetadataBuffer::new(&regions);
+        let stash = Stash::new(regions, buffer.metadata());
+        (0..64).for_each(|f| buffer.metadata().state(f).store(ACTIVE, Ordering::Relaxed));
+        let (stats, ram) = (Stats::new(1), PhysAddr(1 << 30));
+        for (shift, parts) in [(12, 1), (14, 4), (16, 16)] {
+            let page_size = PageSize::from_shift(shift).unwrap();
+            let pool = Pool { id: A.pool, page_size, shared: false };
+            let put = |index| {
+                let mut result = None;
+                let done = |_, put| result = Some(put);
+                stash.put(&pool, A, index, ram, &Nothing, stats.of(0), 0..1, done);
+                assert_eq!(result, Some(Put::Kept));
+            };
+            let get = |index| {
+                let mut result = None;
+                let done = |_, get| result = Some(get);
+                stash.get(&pool, A, index, ram, &Nothing, stats.of(0), 0..1, done);
+                result.unwrap()
+            };
+            for (era, before) in [(1u64, 0), (2, 1), (3, parts / 2), (4, parts), (5, 3 * parts)] {
+                let wrap = (shift * 8 + era) << 32;
+                stash.epochs.clock.0.store(wrap - before, Ordering::Relaxed);
+                put(1);
+                stash.flush_object(&A, stats.of(0));
+                put(2);
+                assert_eq!((get(1), get(2), get(2)), (Get::Miss, Get::Hit, Get::Miss), "{before}");
+            }
+        }
     }
 
     /// A file system that evicts inodes all the time, one for every four pages that are put,

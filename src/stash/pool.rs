@@ -238,6 +238,7 @@ fn size_of_page(word: u64) -> Option<PageSize> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::stash::key::Object;
     use crate::stash::metadata::MetadataBuffer;
 
     const SMALL: PageSize = PageSize(12);
@@ -258,6 +259,7 @@ mod tests {
         let id = table.create(LARGE, None, &epochs).unwrap();
         let pool = table.find(id).unwrap();
         assert_eq!(pool, Pool { id, page_size: LARGE, shared: false });
+        assert_eq!(table.find_usual(id.0.into()), None, "its pages are not of 4 KiB");
         for other in (0..32).map(|bit| PoolId(id.0 ^ 1 << bit)) {
             assert_eq!(table.find(other), None, "{other:?}");
             assert!(!table.destroy(other), "{other:?}");
@@ -268,6 +270,42 @@ mod tests {
         let next = table.create(LARGE, None, &epochs).unwrap();
         assert_ne!(next, id);
         assert_eq!((table.find(id), next.place()), (None, id.place()));
+    }
+
+    #[test]
+    fn usual_pools_are_found_only_whole_and_only_while_they_live() {
+        let (table, buffer) = (PoolTable::new(), MetadataBuffer::with_frames(1));
+        let epochs = Epochs::new(&buffer.metadata());
+        table.destroy(table.create(SMALL, None, &epochs).unwrap());
+        for uuid in [None, Some([1, 2])] {
+            let id = table.create(SMALL, uuid, &epochs).unwrap();
+            let named = u64::from(id.0);
+            assert_eq!(table.find_usual(named), table.find(id));
+            assert!(table.find(id).is_some_and(|pool| pool.shared == uuid.is_some()));
+            for other in (0..64).map(|bit| named ^ 1 << bit) {
+                let found = u32::try_from(other).ok().and_then(|other| table.find(PoolId(other)));
+                assert_eq!(table.find_usual(other), found, "{other:#x}");
+            }
+        }
+        table.destroy_all();
+        assert!((0..1 << 16).all(|id| table.find_usual(id).is_none()));
+    }
+
+    /// P3: when the generations of a place have all been used, an old pool's id is given again, and
+    /// its pages may still lie in frames.
+    #[test]
+    fn p3_an_id_that_is_used_again_has_none_of_its_old_pages() {
+        let (table, buffer) = (PoolTable::new(), MetadataBuffer::with_frames(1));
+        let epochs = Epochs::new(&buffer.metadata());
+        let id = table.create(SMALL, None, &epochs).unwrap();
+        let object = Object { pool: id, words: [1, 2, 3] };
+        let old = epochs.stamp(1);
+        assert!(table.destroy(id));
+        // As it is after the last generation.
+        table.words[id.place()].store(0, Ordering::Relaxed);
+        assert_eq!(table.create(SMALL, None, &epochs), Ok(id));
+        assert!(!epochs.horizon(&object, object.hash()).is_fresh(old));
+        assert!(epochs.horizon(&object, object.hash()).is_fresh(epochs.stamp(1)));
     }
 
     #[test]
