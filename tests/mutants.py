@@ -265,8 +265,13 @@ def what_failed(status: int, text: str, seconds: float) -> str:
     """Names what a failed check said first."""
     if status == 124:
         return f"the limit of {seconds:.0f} s"
+    model = re.search(r"^# failed: (\S+) \(again", text, re.M)
+    if model:
+        # A case of the model checker, and what it saw.
+        saw = re.search(r"^#   panicked at .*\n#   (.+)", text, re.M)
+        return model[1] + (f": {saw[1]}" if saw else "")
     failed = (re.search(r"^test (\S+) \.\.\. FAILED", text, re.M) or re.search(r"^---- (\S+) stdout ----", text, re.M)
-              or re.search(r"^not ok \d+ - (.+)", text, re.M) or re.search(r"^(?:FAILED|failed:?) +(\S+)", text, re.M))
+              or re.search(r"^# (.+)\nnot ok ", text, re.M) or re.search(r"^not ok \d+ - (.+)", text, re.M))
     if failed:
         return failed[1].strip()
     if status < 0:
