@@ -413,6 +413,18 @@ fn p7_no_arguments_crash_or_reach_beyond_guest_ram() {
             assert_eq!(cpu.get(pool, (A, 0), bad), INVALID_ADDRESS, "{bad:#x}");
             assert_eq!(cpu.call(Function::Query, &[bad]).0, INVALID_ADDRESS, "{bad:#x}");
         }
+        // Runs that begin in guest RAM and leave it: into a hole, into storage, at the end.
+        let last_of_ranges: Vec<u64> =
+            (pages.iter().copied()).filter(|page| !pages.contains(&(page + PAGE_SIZE))).collect();
+        assert!(last_of_ranges.len() > 1);
+        for last in last_of_ranges {
+            for count in [2, 64] {
+                let refused = (INVALID_ADDRESS, [0; 3]);
+                assert_eq!(cpu.put_run(pool, (A, 0), last, count), refused, "{last:#x}");
+                assert_eq!(cpu.get_run(pool, (A, 0), last, count), refused, "{last:#x}");
+            }
+            assert_eq!(cpu.put_run(pool, (A, 0), last - PAGE_SIZE, 2).1[0], 2, "{last:#x}");
+        }
         // Any mix of interesting and arbitrary values, in any register: `Dram` panics on an
         // address that it does not have.
         let interesting = [
@@ -619,6 +631,9 @@ fn runs_report_each_page() {
         for count in [0, 65, u64::MAX] {
             assert_eq!(cpu.put_run(pool, (A, 0), pages[0], count), (INVALID_PARAMETER, [0; 3]));
         }
+        cpu.reclaim(pages[0], 64 * 32);
+        assert_eq!(cpu.put_run(pool, (A, 0), pages[0], 4), (NOT_CACHED, [4, 0, 0]));
+        cpu.release(pages[0], 64 * 32);
         let last = (A, u64::MAX);
         assert_eq!(cpu.put(pool, last, pages[0]), OK);
         assert_eq!(cpu.get(pool, last, pages[0]), OK);

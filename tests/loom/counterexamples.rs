@@ -63,9 +63,13 @@ pub fn cases() -> Vec<Case> {
 /// and returns; A publishes frame 0: a get finds the one, then another get the other.
 fn two_copies() -> Vec<Case> {
     let full = [&LENT[..], &[Put(B, 9)]].concat();
+    // The second frame is the better one, until a get of B frees the first: two puts take different
+    // frames without a look at each other's, so that the fence alone stands between them.
+    let apart = [&LENT[..], &[Put(B, 9), Put(A, 8), Get(A)]].concat();
     let first = vec![
         (3, race(TWO, &LENT, [&[Put(A, 1)], &[Put(A, 2)]])),
         (3, race(TWO, &full, [&[Put(A, 1)], &[Put(A, 2)]])),
+        (2, race(TWO, &apart, [&[Put(A, 1)], &[Get(B), Put(A, 2)]])),
     ];
     let second = vec![
         (2, race(TWO, &LENT, [&[Put(A, 1)], &[Put(A, 2), Get(A)]])),
