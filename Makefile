@@ -129,7 +129,7 @@ litmus: ## Runs the memory orderings as litmus shapes under Arm's model (herd7)
 	$(Q)$(PYTHON) tests/litmus.py
 
 # ARGS='--only NAME', ARGS=--list, ARGS=--help
-mutants: ## Makes faults in a copy of the core, one at a time, and shows the check that catches each
+mutants: setup ## Makes faults in a copy of the core, one at a time, and shows the check that catches each
 	$(Q)$(PYTHON) tests/mutants.py $(ARGS)
 
 # PROTOCOL='mutants no-poll' is another command of tests/protocol (PROTOCOL=--help).
