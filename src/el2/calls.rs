@@ -29,11 +29,11 @@ use tock_registers::interfaces::Readable;
 pub type MachineService = Service<'static, Machine>;
 
 // The calls that have ways of their own, by the low byte of their number.
-const VERSION: u8 = Function::Version as u8;
-const GET: u8 = Function::Get as u8;
-const PUT: u8 = Function::Put as u8;
-const FLUSH_PAGE: u8 = Function::FlushPage as u8;
-const RECLAIM: u8 = Function::Reclaim as u8;
+const VERSION: u8 = Function::Version as u32 as u8;
+const GET: u8 = Function::Get as u32 as u8;
+const PUT: u8 = Function::Put as u32 as u8;
+const FLUSH_PAGE: u8 = Function::FlushPage as u32 as u8;
+const RECLAIM: u8 = Function::Reclaim as u32 as u8;
 
 const SMCCC_VERSION: u32 = 0x8000_0000;
 const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;

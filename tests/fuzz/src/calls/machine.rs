@@ -50,8 +50,12 @@ impl Machine {
     /// A machine whose memory is that of `largest`.
     pub fn new(largest: Layout) -> Machine {
         let pages = (largest.length / PAGE_SIZE) as usize;
+        let (base, end) = (largest.base, largest.base + largest.length);
+        let dram = Dram::new(largest);
+        // What a page takes when it is first touched would count as the shim's heap.
+        (base..end).step_by(PAGE_SIZE as usize).for_each(|page| _ = dram.load(page));
         Machine {
-            dram: Dram::new(largest),
+            dram,
             log: RefCell::new(Vec::with_capacity(LOG)),
             dirty: RefCell::new((vec![false; pages], Vec::with_capacity(pages))),
             abort: Cell::new(None),

@@ -834,7 +834,8 @@ impl<'m> Model<'m> {
         Ok(Outcome::Bad)
     }
 
-    /// Says whether each part of a page is known to have a candidate frame of its own.
+    /// Says whether each part of a page is known to have a candidate frame, whichever the other
+    /// parts take: as many as there are parts, then.
     fn has_room(&self, key: &Key, parts: usize) -> bool {
         if parts == 1
             && !self.frames.is_empty()
@@ -842,32 +843,10 @@ impl<'m> Model<'m> {
         {
             return true;
         }
-        let mut taken: HashMap<u32, usize> = HashMap::new();
-        (0..parts).all(|part| self.find_room(key, part, &mut BTreeSet::new(), &mut taken))
-    }
-
-    /// Gives a part a frame, and those that had it before another: a matching.
-    fn find_room(
-        &self,
-        key: &Key,
-        part: usize,
-        tried: &mut BTreeSet<u32>,
-        taken: &mut HashMap<u32, usize>,
-    ) -> bool {
-        let Some(places) = self.places.get(&(*key, part)) else { return false };
-        for &frame in places {
-            if self.is_open(frame) && tried.insert(frame) {
-                let free = match taken.get(&frame) {
-                    None => true,
-                    Some(&other) => self.find_room(key, other, tried, taken),
-                };
-                if free {
-                    taken.insert(frame, part);
-                    return true;
-                }
-            }
-        }
-        false
+        (0..parts).all(|part| {
+            let places = self.places.get(&(*key, part)).into_iter().flatten();
+            places.filter(|&&frame| self.is_open(frame)).count() >= parts
+        })
     }
 
     fn get_page(
