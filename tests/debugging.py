@@ -28,6 +28,8 @@ from gdb_stub import PC, Stub  # noqa: E402
 
 RUN_SECONDS = 90
 TREE_MAGIC = b"\xd0\x0d\xfe\xed"
+# CPYFP, without its registers (Arm ARM, C4.1, memory copy and memory set).
+CPYFP = 0x1900_0400
 UNDEFINED = b"\0\0\0\0"  # udf #0
 
 
@@ -174,24 +176,22 @@ def in_order(text: str, patterns: list[str]) -> None:
 
 
 def exception() -> None:
-    """Undefines the call of the page copy, deep in a put: the chain names what was inlined there, innermost first."""
+    """Undefines the page copy, deep in a put: the chain names what was inlined there, innermost first."""
     session = Session("exception", "only=put")
     try:
         session.run_to(session.first)
-        serve = session.function("serve_with_lse")
-        calls = session.calls(serve, session.function("guarded_copy"))
-        expect(len(calls) > 0, "the service copies no pages")
-        for at in calls:
+        copies = [at for at, word in session.words(session.function("put_page_with_mops")) if word & 0xFFE0_FC00 == CPYFP]
+        expect(len(copies) > 0, "the service copies no pages")
+        for at in copies:
             session.stub.set_memory(session.base + at, UNDEFINED)
         console = session.finish()
         expect("tagstash: panic: unexpected exception at EL2" in console, "the shim did not panic")
         status, text = symbolize(session.log)
         expect(status == 0, f"symbolize ended with status {status}: {text}")
-        in_order(text, [r"^panic: unexpected exception at EL2$", r"^ *0 +\+0x[0-9a-f]+ +copy \(inlined\)\n +src/el2/copy\.rs:\d+$",
-                        r" copy_(chunk_in|page_out)(<.*>)? \(inlined\)\n +src/el2/copy\.rs:\d+$",
-                        r" put.* \(inlined\)\n +src/stash/", r" call.* \(inlined\)\n +src/hypercall/service\.rs:\d+$",
-                        r" serve \(inlined\)\n +src/el2/calls\.rs:\d+$",
-                        r" tagstash::el2::calls::serve_with_lse\n +src/el2/calls\.rs:\d+$", r"^ *1 +\+0x[0-9a-f]+ +exception_vectors$"])
+        in_order(text, [r"^panic: unexpected exception at EL2$", r"^ *0 +\+0x[0-9a-f]+ +copy_by_mops \(inlined\)\n +src/el2/copy\.rs:\d+$",
+                        r" copy_chunk_in(<.*>)? \(inlined\)\n +src/el2/copy\.rs:\d+$",
+                        r" put.* \(inlined\)\n +src/stash/", r" serve_page.* \(inlined\)\n +src/hypercall/service\.rs:\d+$",
+                        r" tagstash::el2::calls::put_page_with_mops\n +src/el2/calls\.rs:\d+$", r"^ *1 +\+0x[0-9a-f]+ +exception_vectors$"])
     finally:
         session.end()
 
@@ -222,8 +222,10 @@ def rust_panic() -> None:
         checks = [at - 4 for at in session.calls(serve, panicking) if code.get(at - 4, 0) & 0x9F00_001F == 0x1000_0000]
         expect(len(checks) > 0, "no overflow check was found in the service")
         check, place = predictable(session, checks)
-        # Where a page is copied the function has its stack frame, by which its caller is found.
-        session.run_to(session.base + session.calls(serve, session.function("guarded_copy"))[0])
+        # Behind `add x29, sp, #n` the function has its stack frame, by which its caller is found.
+        framed = [at + 4 for at, word in session.words(serve) if word & 0xFFC0_03FF == 0x9100_03FD]
+        expect(len(framed) > 0, "the service sets no frame pointer")
+        session.run_to(session.base + framed[0])
         session.stub.set_register(PC, session.base + check)
         console = session.finish()
         expect(re.search(rf"tagstash: panic: attempt to add with overflow\s+tagstash:   at {re.escape(place)}:\d+", console) is not None,
@@ -249,7 +251,7 @@ def refusals() -> None:
     status, text = symbolize(without)
     expect(status != 0 and "no `build id` line" in text, f"a log without build id was taken (status {status}): {text}")
     status, text = symbolize(without, "FORCE=1")
-    expect(status == 0 and "serve_with_lse" in text, f"--force does not help (status {status}): {text}")
+    expect(status == 0 and "put_page_with_mops" in text, f"--force does not help (status {status}): {text}")
     status, text = symbolize(LOGS / "gdb-aliased.log")
     expect(status != 0 and "no panic" in text, f"a log without a panic was taken (status {status}): {text}")
 
