@@ -1627,12 +1627,7 @@ fn flush(a: &mut Access<'_>, pc: Pc) -> Next {
     let config = a.config;
     let call = a.cpu().call.expect("a flush");
     match (pc, call) {
-        (Pc::FindPool, Call::FlushPage(_)) => {
-            let then = if config.parts == 1 { Pc::MayLook } else { Pc::DropLook };
-            return Ok(find_pool(a, then, Outcome::No));
-        }
-        (Pc::MayLook, _) => return may_look(a, Outcome::Done),
-        (Pc::FindAgain, _) => return Ok(find_pool(a, Pc::DropLook, Outcome::No)),
+        (Pc::FindPool, Call::FlushPage(_)) => return Ok(find_pool(a, Pc::DropLook, Outcome::No)),
         (Pc::FindPool, _) => return Ok(find_pool(a, Pc::Clock, Outcome::No)),
         (Pc::Clock, _) => {
             let clock = a.state.clock;

@@ -28,7 +28,7 @@ use tagstash::stash::frame::{Fingerprint, StateWord};
 use tagstash::stash::key::{Object, PartKey};
 use tagstash::stash::metadata::{CANDIDATES, Metadata, MetadataBuffer, WAYS};
 use tagstash::stash::pool::{POOLS, PageSize, PoolId};
-use tagstash::stash::stats::{Statistic, Stats};
+use tagstash::stash::stats::Stats;
 use tagstash::stash::{Get, Page, Put, Stash};
 use tagstash::sync::{self, Event, Ordering, set_hook};
 use tagstash::tags::geometry::{Region, Regions};
@@ -470,34 +470,26 @@ fn serve(
                 ledger.deactivate_block(block.into(), memory, stats);
                 Outcome::Done
             }
-            // As the service does: first whether there is anything to do, then that.
-            Call::Get(key) | Call::FlushPage(key) if pages == 1 => {
-                let get = matches!(order.call, Call::Get(_));
-                let counted = if get { Statistic::Gets } else { Statistic::PageFlushes };
+            // As the service does: first whether it is a miss, then the get.
+            Call::Get(key) if pages == 1 => {
                 let (object, index) = (object(key), index(key));
                 let usual = || stash.usual_pool(id.0.into());
-                let misses = usual()
-                    .map(|pool| stash.misses(&Page::new(&pool, object, index), counted, stats));
-                match misses {
+                match usual().map(|pool| stash.misses(&Page::new(&pool, object, index), stats)) {
                     None => Outcome::No,
-                    Some(true) if get => Outcome::Miss,
-                    Some(true) => Outcome::Done,
-                    Some(false) => match usual() {
-                        None => Outcome::No,
-                        Some(pool) if get => got(stash.get_page(
-                            &Page::new(&pool, object, index),
-                            1,
-                            at,
-                            memory,
-                            stats,
-                        )),
-                        Some(pool) => {
-                            stash.flush_page(&Page::new(&pool, object, index), 1, stats);
-                            Outcome::Done
-                        }
-                    },
+                    Some(true) => Outcome::Miss,
+                    Some(false) => usual().map_or(Outcome::No, |pool| {
+                        let page = Page::new(&pool, object, index);
+                        got(stash.get_page(&page, 1, at, memory, stats))
+                    }),
                 }
             }
+            Call::FlushPage(key) if pages == 1 => match stash.usual_pool(id.0.into()) {
+                None => Outcome::No,
+                Some(pool) => {
+                    stash.flush_page(&Page::new(&pool, object(key), index(key)), 1, stats);
+                    Outcome::Done
+                }
+            },
             call => match (stash.pool(id), call) {
                 (None, _) => Outcome::No,
                 (Some(pool), Call::Put(key)) => {
