@@ -269,7 +269,7 @@ def what_failed(status: int, text: str, seconds: float) -> str:
     if model:
         # A case of the model checker, and what it saw.
         saw = re.search(r"^#   panicked at .*\n#   (.+)", text, re.M)
-        return model[1] + (f": {saw[1]}" if saw else "")
+        return f"{model[1]}: {saw[1].rstrip(' [')}" if saw else model[1]
     failed = (re.search(r"^test (\S+) \.\.\. FAILED", text, re.M) or re.search(r"^---- (\S+) stdout ----", text, re.M)
               or re.search(r"^# (.+)\nnot ok ", text, re.M) or re.search(r"^not ok \d+ - (.+)", text, re.M))
     if failed:
