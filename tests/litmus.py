@@ -183,7 +183,7 @@ NEEDED = {
     "get_page_with_mops": {"DMB ISHLD": 2, "CASL": 1},
     "put_page_by_pairs": {"DMB ISHLD": 2, "CASA": 1, "DMB ISH": 1, "CASL": 1, "LDCLRL": 1},
     "put_page_with_mops": {"DMB ISHLD": 2, "CASA": 1, "DMB ISH": 1, "CASL": 1, "LDCLRL": 1},
-    "flush_found_page": {"DMB ISHLD": 1},
+    "flush_page_with_lse": {"DMB ISHLD": 1},
     "serve_with_lse": {"LDADDA": 2, "LDAR w": 2, "LDSETAL w": 1, "LDCLRAL w": 1, "LDADDL": 1, "LDSETL": 1, "LDCLRA": 1, "LDUMAXL": 4,
                        "CASA": 1, "CASA w": 1, "DMB ISH": 1, "CASL": 2, "LDCLRL": 1},
 }
