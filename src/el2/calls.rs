@@ -213,11 +213,15 @@ often! {
     get_page_by_pairs = |service, caller, args|
         service.serve_page(Function::Get, &NO_MOPS, caller, args), else serve_with_lse;
     get_page_with_mops = |service, caller, args|
-        service.serve_page(Function::Get, &MOPS, caller, args), else serve_with_lse;
+        service.serve_page(Function::Get, &MOPS, caller, args), else get_run_with_mops;
+    get_run_with_mops = |service, caller, args|
+        Some(service.serve(Function::Get, &MOPS, caller, args)), else serve_with_lse;
     put_page_by_pairs = |service, caller, args|
         service.serve_page(Function::Put, &NO_MOPS, caller, args), else serve_with_lse;
     put_page_with_mops = |service, caller, args|
-        service.serve_page(Function::Put, &MOPS, caller, args), else serve_with_lse;
+        service.serve_page(Function::Put, &MOPS, caller, args), else put_run_with_mops;
+    put_run_with_mops = |service, caller, args|
+        Some(service.serve(Function::Put, &MOPS, caller, args)), else serve_with_lse;
     flush_page_with_lse = |service, caller, args|
         service.serve_page(Function::FlushPage, &NO_MOPS, caller, args), else serve_with_lse;
     reclaim_with_lse = |service, caller, args|

@@ -413,12 +413,13 @@ mod tests {
 
     #[test]
     fn every_frame_has_one_slot_and_the_two_numberings_agree() {
-        for frames in [1, 7, 8, 9, 15, 16, 17, 100, 1984] {
+        let large = if cfg!(miri) { [18, 19] } else { [100, 1984] };
+        for frames in [1, 7, 8, 9, 15, 16, 17].into_iter().chain(large) {
             let buffer = MetadataBuffer::new(&regions(frames));
             let metadata = buffer.metadata();
             let mut seen = HashSet::new();
             let mut hash = 0u64;
-            for _ in 0..200 * frames {
+            for _ in 0..200 * frames.min(200) {
                 for slot in (0..CANDIDATES).map(|n| metadata.candidates(hash).slot(n)) {
                     let frame = metadata.frame(&slot);
                     if u64::from(frame) < frames {
@@ -455,7 +456,7 @@ mod tests {
         let buffer = MetadataBuffer::new(&regions(64));
         let candidates = buffer.metadata().candidates(0x1234_5678_9abc_def0);
         let wanted = |word: StateWord| word == StateWord(5);
-        for chosen in 0..1u32 << CANDIDATES {
+        for chosen in (0..1u32 << CANDIDATES).step_by(if cfg!(miri) { 1021 } else { 1 }) {
             for place in 0..CANDIDATES {
                 let word = if chosen >> place & 1 == 1 { 5 } else { 4 };
                 candidates.slot(place).state().store(word, Ordering::Relaxed);
