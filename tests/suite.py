@@ -629,7 +629,7 @@ FEW = "tagstash.test=UID"
 # A memory of which 1 GiB and more lies above 32 address bits.
 ABOVE_32_BITS = ("--memory", "4096")
 ALL_WORDS = (r"there are tagstash\.off tagstash\.log=error\|warn\|info\|debug tagstash\.verify=on\|off tagstash\.mte=hide\|show "
-             r"tagstash\.pa-bits=32\|36\|40\|42\|44\|48 tagstash\.test=TEXT")
+             r"tagstash\.pa-bits=32\|36\|40\|42\|44\|48 tagstash\.mops=on\|off tagstash\.test=TEXT")
 OPTION_RUNS: list[OptionRun] = [
     OptionRun("off", "tagstash.off expect=no-storage", r"tag storage: reuse is off \(tagstash\.off\)",
               options=("--no-harness-args", "--cpus", "3")),

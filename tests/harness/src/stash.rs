@@ -158,9 +158,17 @@ impl Pool {
         }
     }
 
-    /// A private pool of 2^`bits` bytes a page.
+    /// A private pool of 2^`bits` bytes a page. Another CPU may be making one: it is asked for again
+    /// then, as clients are told to.
     pub fn private_of(bits: u64) -> Result<Pool, Stop> {
-        Pool::made(abi::create_private(bits), bits)
+        let mut answer = abi::create_private(bits);
+        for _ in 0..1_000_000 {
+            if answer.status != abi::status::BUSY {
+                break;
+            }
+            answer = abi::create_private(bits);
+        }
+        Pool::made(answer, bits)
     }
 
     /// A private pool of 4 KiB pages.
