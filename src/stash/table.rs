@@ -248,7 +248,7 @@ impl<'a> Table<'a> {
     #[inline(always)]
     pub fn confirm(&self, found: &Found<'_>) -> bool {
         fence(Ordering::Acquire);
-        found.slot.state().load(Ordering::Relaxed) == found.word.0
+        found.slot.load(Ordering::Relaxed) == found.word
     }
 
     /// Drops every copy of `key`.

@@ -348,6 +348,10 @@ impl<'a> Ledger<'a> {
         for frame in block.frames.clone() {
             bits |= self.metadata.claimed(frame).load(Ordering::Acquire);
         }
+        // Before the answer: a claim that came second may have set its bit already.
+        if was.claims() == 0 && was.is_active() {
+            stats.add(Statistic::BlocksTaken, 1);
+        }
         if bits != 0 {
             return false;
         }
@@ -355,9 +359,6 @@ impl<'a> Ledger<'a> {
         for frame in block.frames.clone() {
             let word = self.metadata.state(frame).fetch_and(!CACHED, Ordering::Relaxed);
             dropped = dropped.wrapping_add((word & (ACTIVE | CACHED) == ACTIVE | CACHED).into());
-        }
-        if was.claims() == 0 && was.is_active() {
-            stats.add(Statistic::BlocksTaken, 1);
         }
         stats.add(Statistic::PagesDropped, dropped);
         true
