@@ -89,6 +89,7 @@ def main() -> int:
         "bin/mte-demo": read(PROGRAM, "run `make initramfs`"),
         "checks": read(ROOT / "tests/linux/checks", "restore it"),
         "init": read(ROOT / "tests/linux/init", "restore it"),
+        "work": read(ROOT / "tests/linux/work", "restore it"),
     }
     archive = Archive()
     for name in DIRECTORIES:

@@ -13,6 +13,7 @@
 
 use crate::addr::{PAGE_SIZE, PhysAddr, PhysRange};
 use core::fmt;
+use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -250,6 +251,13 @@ fn set_entries<R: Regime>(
     let size = 1u64 << shift(level);
     let mut at = range.start().0;
     while at < range.end().0 {
+        if level > 0 && !live {
+            let filled = fill(entries, level, at..range.end().0, attributes);
+            if filled > 0 {
+                at += filled;
+                continue;
+            }
+        }
         let start = at & !(size - 1);
         // An input address has at most 48 bits.
         let end = start + size;
@@ -282,6 +290,27 @@ fn set_entries<R: Regime>(
         at = end;
     }
     Ok(())
+}
+
+/// Maps what whole, empty entries at the start of `range` cover, in a table that no walk can reach
+/// yet. Returns how many bytes that are. A map of all addresses consists of a quarter of a million
+/// such entries and little else.
+fn fill(entries: &[AtomicU64], level: u32, range: Range<u64>, attributes: u64) -> u64 {
+    let size = 1u64 << shift(level);
+    if range.start & (size - 1) != 0 {
+        return 0;
+    }
+    let first = (range.start >> shift(level)) as usize % entries.len();
+    let count = ((range.end - range.start) >> shift(level)) as usize;
+    let mut at = range.start;
+    for entry in entries.iter().skip(first).take(count) {
+        if entry.load(Ordering::Relaxed) != 0 {
+            break;
+        }
+        entry.store(leaf(at, level, attributes), Ordering::Relaxed);
+        at += size;
+    }
+    at - range.start
 }
 
 /// The range of `size` bytes at `start`; both come from 48-bit addresses.

@@ -123,7 +123,7 @@ core::arch::global_asm!(
     "    adrp    x0, __relro_start",
     "    add     x0, x0, #:lo12:__relro_start",
     "    bic     x0, x0, x3",
-    "    adrp    x1, __image_end",
+    "    adrp    x1, __bss_end",
     "    dsb     sy",
     "7:  dc      ivac, x0",
     "    add     x0, x0, x2",
