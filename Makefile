@@ -32,8 +32,12 @@ CARGO_ENV = $(shell cat $(BUILD)/cargo.env 2>/dev/null)
 CARGO_FLAGS = $(shell cat $(BUILD)/cargo.flags 2>/dev/null)
 # The same bytes from any directory: cargo appends the options in this file to those of .cargo/config.toml.
 PATHS := $(BUILD)/paths.toml
-BARE_BUILD = $(CARGO_ENV) $(PYTHON) boot/release/crates.py $(PATHS) && $(CARGO_ENV) $(CARGO) build --release --target $(TARGET) \
-	--target-dir target --config $(PATHS) $(CARGO_FLAGS)
+BARE_PATHS = $(CARGO_ENV) $(PYTHON) boot/release/crates.py $(PATHS)
+BARE_FLAGS = --release --target $(TARGET) --target-dir target --config $(PATHS) $(CARGO_FLAGS)
+BARE_BUILD = $(BARE_PATHS) && $(CARGO_ENV) $(CARGO) build $(BARE_FLAGS)
+# The image is small and its calls are fast: the library is compiled for size, and what serves calls, which is instantiated in
+# the binary, for speed. Cargo has one level for both, so the binary's is given to rustc after it.
+IMAGE_BUILD = $(BARE_PATHS) && $(CARGO_ENV) CARGO_PROFILE_RELEASE_OPT_LEVEL=z $(CARGO) rustc $(BARE_FLAGS)
 BARE_CLIPPY = $(CARGO_ENV) $(CARGO) clippy --release --target $(TARGET) --target-dir target/clippy $(CARGO_FLAGS)
 # The documentation has the private items too, so links to them lead somewhere.
 DOC_FLAGS := -D warnings -A rustdoc::private-intra-doc-links
@@ -61,7 +65,7 @@ build: image harness ## Builds the firmware image and the test guest
 
 image: setup ## Builds the firmware image alone
 	$(Q)echo "build: $(BUILD)/tagstash.img ($(TAGSTASH_COMMIT))"
-	$(Q)$(BARE_BUILD) -p tagstash --bin tagstash --features firmware
+	$(Q)$(IMAGE_BUILD) -p tagstash --bin tagstash --features firmware -- -C opt-level=3
 	$(Q)$(PYTHON) qemu/flatten.py $(BARE_OUT)/tagstash $(BUILD)/tagstash.img
 	$(if $(OVERLAY),$(Q)$(PYTHON) boot/embed.py $(BUILD)/tagstash.img '$(OVERLAY)' -o $(BUILD)/tagstash.img)
 

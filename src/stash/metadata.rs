@@ -98,8 +98,8 @@ impl Set {
     /// The first frame from way `from` on whose word is as `wanted` says.
     #[inline(always)]
     fn next(&self, from: usize, wanted: impl Fn(StateWord) -> bool) -> Option<(usize, StateWord)> {
-        for (way, state) in self.states.iter().enumerate().skip(from) {
-            let word = StateWord(state.load(Ordering::Relaxed));
+        for way in from..WAYS {
+            let word = StateWord(self.states[way].load(Ordering::Relaxed));
             if wanted(word) {
                 return Some((way, word));
             }

@@ -138,12 +138,14 @@ impl PoolTable {
         let word = self.words[id as usize % POOLS].load(Ordering::Acquire);
         // The generation has fewer bits than the high half: an id that equals it is no longer
         // than an id is.
-        (word as u32 & !(SHARED as u32) == USUAL && word >> GENERATION_SHIFT == id >> PLACE_BITS)
-            .then_some(Pool {
-                id: PoolId(id as u32),
-                page_size: PageSize(PAGE_SHIFT as u8),
-                shared: word & SHARED != 0,
-            })
+        if word as u32 & !(SHARED as u32) != USUAL || word >> GENERATION_SHIFT != id >> PLACE_BITS {
+            return None;
+        }
+        Some(Pool {
+            id: PoolId(id as u32),
+            page_size: PageSize(PAGE_SHIFT as u8),
+            shared: word & SHARED != 0,
+        })
     }
 
     /// Makes a pool, or finds the shared one of this UUID. Returns its id.
