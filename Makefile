@@ -49,12 +49,12 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine initramfs run linux test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean
+.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
 help: ## Lists the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "V=1 shows the commands; ARGS='...' goes to qemu/run.py; GDB=1 waits for gdb; OVERLAY=FILE goes into the image;"
 	@echo "SUITES='...' picks suites (tests/suite.py --list)."
 
@@ -95,6 +95,10 @@ run: build machine ## Boots the shim with the test guest and ends with a report
 linux: image machine initramfs ## Boots Debian's Linux to a shell above the shim (exit, or Ctrl-A X)
 	$(Q)$(PYTHON) qemu/run.py --interactive --no-semihosting --no-harness-args --cpus 2 --kernel $(BUILD)/linux/Image \
 		--initrd $(BUILD)/initramfs.img --bootargs "console=ttyAMA0 quiet" $(GDB_OPTION) $(ARGS)
+
+# Recorded runs on one CPU: minutes.
+linux-costs: image machine initramfs ## Counts Linux's instructions above the shim and alone (build/linux-costs)
+	$(Q)$(PYTHON) tests/linux_costs.py
 
 test: setup ## Runs every suite; the last line counts them
 	$(Q)$(PYTHON) tests/suite.py $(SUITES)

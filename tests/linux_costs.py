@@ -6,7 +6,7 @@ QEMU counts every instruction that the one CPU executes, at EL2 as at EL0, and n
 recorded (`-icount shift=0,rr=record`), held at the instruction that turned it off, and asked where it is
 (`query-replay`). Three things are counted:
 
-  shim     from its first instruction to a guest that does nothing but turn the machine off
+  shim     from its first instruction to the first of a guest, which turns the machine off (`--shim`: this alone)
   boot     Debian's kernel to its first process, which turns the machine off at once
   work     a fixed workload of that process (tests/linux/work): processes, page faults, file reads, pipes; what the same
            run costs more than `boot`
@@ -37,6 +37,8 @@ OUT = machine.BUILD / "linux-costs"
 KERNEL = machine.BUILD / "linux" / "Image"
 INITRD = machine.BUILD / "initramfs.img"
 MEMORY_MIB = 512
+# Of the shim's own boot: the last one is the goal's.
+MEMORIES_MIB = (512, 8192)
 SECONDS = 400
 # Both kernels without randomness: no seeds in the tree, no random place of the kernel.
 WORDS = "console=ttyAMA0 panic=-1 nokaslr quiet"
@@ -176,32 +178,19 @@ def aliased(overlay: Path) -> Way:
                ("--kernel", str(KERNEL), "--initrd", str(INITRD), "--bootargs", "{words}", "--dts-append", str(overlay)))
 
 
-def measure() -> dict[str, int]:
-    """Takes all counts."""
+def measure(whole: bool) -> dict[str, int]:
+    """Takes all counts, or those of the shim itself."""
     found: dict[str, int] = {}
     OUT.mkdir(parents=True, exist_ok=True)
     idle, seeds = idle_guest(OUT / "idle-guest.img"), OUT / "no-seeds.dts"
     seeds.write_text(NO_SEEDS)
-    for memory in (512, 8192):
+    for memory in MEMORIES_MIB:
         found[f"shim-{memory}"] = count(f"shim-{memory}", None, "--memory", str(memory), "--kernel", str(idle), "--dts-append",
                                         str(seeds))
-    for what in ("boot", "work"):
+    for what in ("boot", "work") if whole else ():
         for way in (ALONE, ABOVE, aliased(seeds)):
             found[f"{what}-{way.name}"] = way.run(what)
     return found
-
-
-def report(found: dict[str, int], image: int) -> str:
-    """Writes the table."""
-    lines = ["# Linux above the shim, in instructions", "",
-             "| what | alone | above the shim | more | with tag storage in RAM | more |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
-    for name, values in rows(found):
-        alone, above, tags = values
-        lines.append(f"| {name} | {alone:,} | {above:,} | {more(above, alone):+.2f} % | {tags:,} | {more(tags, alone):+.2f} % |")
-    lines += ["", "| the shim itself | |", "| --- | ---: |",
-              *(f"| from its first instruction to the guest's end, {memory} MiB | {found[f'shim-{memory}']:,} |" for memory in (512, 8192)),
-              f"| its image, bytes | {image:,} |", ""]
-    return "\n".join(lines)
 
 
 def more(value: int, base: int) -> float:
@@ -209,40 +198,63 @@ def more(value: int, base: int) -> float:
     return 100.0 * (value - base) / base
 
 
-def rows(found: dict[str, int]) -> list[tuple[str, tuple[int, int, int]]]:
-    """The boot, and the workload without it, in each way."""
+def rows(found: dict[str, int]) -> list[tuple[str, list[int]]]:
+    """The boot, and the workload without it: alone, above the shim, with tag storage. None where Linux was not counted."""
     ways = ("alone", "above", "aliased")
-    boot = tuple(found[f"boot-{way}"] for way in ways)
-    work = tuple(found[f"work-{way}"] - found[f"boot-{way}"] for way in ways)
+    if "boot-alone" not in found:
+        return []
+    boot = [found[f"boot-{way}"] for way in ways]
+    work = [found[f"work-{way}"] - found[f"boot-{way}"] for way in ways]
     return [("boot, to the first process", boot), ("workload", work)]
+
+
+def report(found: dict[str, int], image: int) -> str:
+    """Writes the tables."""
+    lines = ["| what | alone | above the shim | more | with tag storage in RAM | more |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for name, (alone, above, tags) in rows(found):
+        lines.append(f"| {name} | {alone:,} | {above:,} | {more(above, alone):+.2f} % | {tags:,} | {more(tags, alone):+.2f} % |")
+    lines = [] if len(lines) == 2 else [*lines, ""]
+    lines += ["| the shim itself | |", "| --- | ---: |"]
+    lines += [f"| instructions, from its first to the guest's first, {memory} MiB | {found[f'shim-{memory}']:,} |" for memory in MEMORIES_MIB]
+    lines += [f"| its image, bytes | {image:,} |"]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
     """Counts, prints, judges; returns the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tap", action="store_true", help="print results in the Test Anything Protocol; a goal that is missed fails")
+    parser.add_argument("--shim", action="store_true", help="count the shim's own boot only, which takes no Linux; print results in the "
+                        "Test Anything Protocol, where a count above the goal fails")
     options = parser.parse_args()
     try:
-        found = measure()
+        found = measure(whole=not options.shim)
     except Failed as why:
-        print(f"linux-costs: {why}", file=sys.stderr)
+        print(f"Bail out! {why}" if options.shim else f"linux-costs: {why}")
         return 1
+    if options.shim:
+        largest = MEMORIES_MIB[-1]
+        good = found[f"shim-{largest}"] <= SHIM_GOAL
+        print(f"{'ok' if good else 'not ok'} 1 - the shim's own boot with {largest} MiB takes at most {SHIM_GOAL:,} instructions\n1..1")
+        return 0 if good else 1
     image = (machine.BUILD / "tagstash.img").stat().st_size
     text = report(found, image)
-    (OUT / "costs.md").write_text(text)
+    (OUT / "costs.md").write_text("# Linux above the shim, in instructions\n\n" + text)
     (OUT / "costs.json").write_text(json.dumps({**found, "image": image}, indent=2) + "\n")
-    print(text)
-    goals = [(f"{name}, {way}: at most {MORE_GOAL} % more instructions than alone", more(value, values[0]) <= MORE_GOAL,
-              f"{more(value, values[0]):+.2f} %")
-             for name, values in rows(found) for way, value in zip(("above the shim", "with tag storage"), values[1:])]
-    goals.append((f"the shim's boot at 8 GiB: at most {SHIM_GOAL:,} instructions", found["shim-8192"] <= SHIM_GOAL,
-                  f"{found['shim-8192']:,}"))
-    goals.append((f"the image: at most {IMAGE_GOAL:,} bytes", image <= IMAGE_GOAL, f"{image:,}"))
-    for number, (name, met, value) in enumerate(goals, 1):
-        print(f"{'ok' if met else 'not ok'} {number} - {name}: {value}" if options.tap else f"{'met   ' if met else 'MISSED'} {name}: {value}")
-    if options.tap:
-        print(f"1..{len(goals)}")
-    return 1 if options.tap and not all(met for _, met, _ in goals) else 0
+    print("\n" + text)
+    for name, values in rows(found):
+        for way, value in zip(("above the shim", "with tag storage"), values[1:]):
+            judge(f"{name}, {way}: at most {MORE_GOAL} % more instructions than alone", more(value, values[0]) <= MORE_GOAL,
+                  f"{more(value, values[0]):+.2f} %")
+    judge(f"the shim's own boot with {MEMORIES_MIB[-1]} MiB: at most {SHIM_GOAL:,} instructions",
+          found[f"shim-{MEMORIES_MIB[-1]}"] <= SHIM_GOAL, f"{found[f'shim-{MEMORIES_MIB[-1]}']:,}")
+    judge(f"the image: at most {IMAGE_GOAL:,} bytes", image <= IMAGE_GOAL, f"{image:,}")
+    print(f"\nwritten: {OUT / 'costs.md'} and {OUT / 'costs.json'}")
+    return 0
+
+
+def judge(goal: str, met: bool, value: str) -> None:
+    """Says what came of a goal."""
+    print(f"* {'met   ' if met else 'MISSED'} {goal}; {value}")
 
 
 if __name__ == "__main__":

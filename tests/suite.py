@@ -336,6 +336,7 @@ def report_steps() -> Iterator[Step]:
 def costs_steps() -> Iterator[Step]:
     """Counts the instructions of every hypercall, and compares them with their ceilings."""
     yield Step("costs", [sys.executable, "tests/costs.py", "--test"], 240, read_tap)
+    yield Step("shim-costs", [sys.executable, "tests/linux_costs.py", "--shim"], 240, read_tap)
 
 
 def plain_steps() -> Iterator[Step]:
