@@ -8,8 +8,9 @@ unpacked under build/tools. Nothing outside build/ changes, apart from the targe
 and no root rights are needed. Running it again costs a fraction of a second.
 
 With `--only linux`, and then only, it gets the guest that `make linux` boots: Debian's own arm64 kernel and busybox, under
-build/linux. With `--only herd`, and then only, it gets herd7 for `make litmus`. Exit status: 0 if all is there, 3 if the guest or
-herd7 could not be downloaded, 1 for any other trouble.
+build/linux. With `--only kernels`, and then only, it gets the kernels of `make linux-test`, with their modules, under
+build/linux/kernels (`--kernel NAME` gets one of them alone). With `--only herd`, and then only, it gets herd7 for `make litmus`. Exit
+status: 0 if all is there, 3 if the guest, a kernel or herd7 could not be downloaded, 1 for any other trouble.
 
 Results: build/tools.json (read by qemu/run.py, qemu/initramfs.py and tests/suite.py); build/cargo.env and build/cargo.flags (read by the
 Makefile), which are empty where the bare-metal target is installed.
@@ -18,8 +19,10 @@ Makefile), which are empty where the bare-metal target is installed.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gzip
 import json
+import lzma
 import os
 import re
 import shutil
@@ -31,7 +34,7 @@ import time
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterable, Optional
+from typing import Iterable, Iterator, Optional
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("TAGSTASH_BUILD", ROOT / "build")).resolve()
@@ -913,41 +916,66 @@ def choose_linux(apt: Apt) -> tuple[str, str]:
 
 def read_member(deb: Path, *names: str) -> bytes:
     """Reads one file out of a package, without unpacking the rest of it."""
-    process = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    try:
-        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-            for member in archive:
-                if member.isfile() and member.name.removeprefix("./") in names:
-                    file = archive.extractfile(member)
-                    return file.read() if file else b""
-    except tarfile.TarError as error:
-        raise SetupError(f"{deb.name} cannot be unpacked: {error}") from None
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
+    for name, data in package_files(deb):
+        if name in names:
+            return data
     raise SetupError(f"{deb.name} holds no {' or '.join(names)}")
 
 
 def plain_image(data: bytes) -> bytes:
-    """Returns the arm64 Image in a kernel file: as it is, out of gzip, or out of an EFI wrapper that unpacks itself."""
+    """Returns the arm64 Image in a kernel file: as it is, compressed, or in an EFI wrapper that unpacks itself."""
     try:
         if data[4:8] == b"zimg":
             # Linux, drivers/firmware/efi/libstub/zboot-header.S: offset and size of the payload, then its compression.
             offset, size = struct.unpack_from("<II", data, 8)
             kind = data[24:56].split(b"\0")[0].decode(errors="replace")
-            if kind != "gzip":
-                raise SetupError(f"the kernel is compressed with {kind}, and only gzip is unpacked here")
-            # The payload may be followed by padding, which gzip.decompress would not take.
-            data = zlib.decompressobj(wbits=31).decompress(data[offset:offset + size])
+            data = unpack(kind, data[offset:offset + size])
         elif data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error, struct.error) as error:
+            data = unpack("gzip", data)
+        elif data[:6] == b"\xfd7zXZ\0":
+            data = unpack("xz", data)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, struct.error) as error:
         raise SetupError(f"the kernel cannot be unpacked: {error}") from None
     if data[0x38:0x3C] != b"ARM\x64":
         raise SetupError(f"the kernel begins with {data[:4]!r} and is no arm64 Image")
     return data
+
+
+def unpack(kind: str, data: bytes) -> bytes:
+    """Decompresses data that padding may follow. `kind` is named as Linux's zboot header does."""
+    if kind == "gzip":
+        return zlib.decompressobj(wbits=31).decompress(data)
+    if kind in ("xz", "xzkern", "lzma"):
+        return lzma.LZMADecompressor().decompress(data)
+    if kind in ("zstd", "zstd22"):
+        return unpack_zstd(data)
+    raise SetupError(f"the kernel is compressed with {kind}, and only gzip, xz, lzma and zstd are unpacked here")
+
+
+def unpack_zstd(data: bytes) -> bytes:
+    """Decompresses one frame of zstd, by the library that apt itself needs: Python before 3.14 has none."""
+    try:
+        library = ctypes.CDLL("libzstd.so.1")
+    except OSError as error:
+        raise SetupError(f"the kernel is compressed with zstd, and the library for it is not there ({error}). What to do: "
+                         f"install the package libzstd1") from None
+    for name, result, arguments in (
+            ("ZSTD_findFrameCompressedSize", ctypes.c_size_t, [ctypes.c_char_p, ctypes.c_size_t]),
+            ("ZSTD_getFrameContentSize", ctypes.c_ulonglong, [ctypes.c_char_p, ctypes.c_size_t]),
+            ("ZSTD_decompress", ctypes.c_size_t, [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]),
+            ("ZSTD_isError", ctypes.c_uint, [ctypes.c_size_t])):
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    length = library.ZSTD_findFrameCompressedSize(data, len(data))
+    # The size is not always noted down; a kernel is never larger than this.
+    size = min(library.ZSTD_getFrameContentSize(data, len(data)), 256 << 20)
+    if library.ZSTD_isError(length):
+        raise SetupError("the kernel cannot be unpacked: no frame of zstd is there")
+    space = ctypes.create_string_buffer(size)
+    size = library.ZSTD_decompress(space, size, data, length)
+    if library.ZSTD_isError(size):
+        raise SetupError("the kernel cannot be unpacked: the frame of zstd is damaged")
+    return space.raw[:size]
 
 
 def write_whole(file: Path, data: bytes) -> None:
@@ -955,6 +983,165 @@ def write_whole(file: Path, data: bytes) -> None:
     partial = file.with_name(file.name + ".partial")
     partial.write_bytes(data)
     partial.rename(file)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The kernels of `make linux-test`
+
+
+KERNELS = LINUX / "kernels"
+# A directory with the Image.xz of a kernel that Debian does not have, see the kernel `cleancache` below.
+CLEANCACHE_VARIABLE = "CLEANCACHE_KERNEL"
+
+
+@dataclass(frozen=True)
+class KernelSource:
+    """Where a kernel is to be had: a Debian package, in the newest version that a suite has."""
+
+    package: str
+    suite: str
+
+
+# By the names that `--kernel` takes. Debian 12, Debian 13, its 16 KiB pages, and the newest that Debian 13 can run.
+KERNEL_SOURCES = {
+    "6.1": KernelSource("linux-image-arm64", "bookworm"),
+    "6.12": KernelSource("linux-image-arm64", "trixie"),
+    "6.12-16k": KernelSource("linux-image-arm64-16k", "trixie"),
+    "newest": KernelSource("linux-image-arm64", "trixie-backports"),
+}
+# Linux 5.10 with cleancache, which no distribution builds.
+CLEANCACHE = "5.10"
+KERNEL_NAMES = [CLEANCACHE, *KERNEL_SOURCES]
+
+
+def find_kernels(names: list[str], old: dict[str, dict]) -> tuple[dict[str, dict[str, str]], Optional[SetupError]]:
+    """Finds kernels of an earlier set-up, or fetches them; returns what tools.json says of all, and the worst trouble."""
+    before = old.get("kernels")
+    records: dict[str, dict[str, str]] = dict(before) if isinstance(before, dict) else {}
+    worst: Optional[SetupError] = None
+    for name in names:
+        try:
+            if name == CLEANCACHE:
+                records[name] = find_cleancache_kernel(records.get(name))
+            else:
+                records[name] = find_kernel(name, records.get(name))
+        except SetupError as error:
+            records.pop(name, None)
+            trouble = type(error)(f"kernel {name} could not be got: {error}")
+            # The last is told when all have been tried.
+            if worst is not None:
+                print(f"setup: {worst}", file=sys.stderr)
+            if worst is None or trouble.status != NotDownloaded.status or worst.status == NotDownloaded.status:
+                worst = trouble
+    return records, worst
+
+
+def kernel_is_there(record: Optional[dict[str, str]], stamp_name: str, wanted: str) -> bool:
+    """Tells whether a kernel of an earlier set-up can be used."""
+    return (isinstance(record, dict) and all(record.get(key) for key in ("kernel", "release", "version"))
+            and record.get("kernel-stamp") == stamp(Path(record["kernel"])) and record.get(stamp_name) == wanted)
+
+
+def find_kernel(name: str, known: Optional[dict[str, str]]) -> dict[str, str]:
+    """Finds one of Debian's kernels, or fetches it with its modules."""
+    source = KERNEL_SOURCES[name]
+    if known and kernel_is_there(known, "package", source.package) and Path(known.get("modules", "")).is_dir():
+        say("kernel", f"{name}: {known['release']}, package version {known['version']} (under {relative(KERNELS / name)})")
+        return known
+    release = os_release()
+    if release.get("ID") != "debian":
+        raise NotDownloaded(f"it is Debian's, and this system is {release.get('PRETTY_NAME', 'unknown')}. What to do: run "
+                            f"this on Debian 12 or newer")
+    apt = Apt("kernels", list(dict.fromkeys(entry.suite for entry in KERNEL_SOURCES.values())), "arm64")
+    apt.update("kernel")
+    # A suite, and what goes with it: bookworm-security, bookworm-updates.
+    offered = [entry for entry in apt.versions(source.package) if entry[1] == source.suite or (
+        entry[1].startswith(source.suite + "-") and not entry[1].endswith("-backports"))]
+    if not offered:
+        raise NotDownloaded(f"no archive that could be reached offers {source.package} in {source.suite}. What to do: look "
+                            f"whether this machine reaches the archives listed under /etc/apt")
+    version, suite = offered[0]
+    depends = apt.facts(source.package, version).get("Depends", "")
+    image = re.search(r"\blinux-image-(\S+) \(= ([^)\s]+)\)", depends)
+    if not image:
+        raise SetupError(f"package {source.package} {version} names no kernel that it depends on: '{depends}'")
+    kernel, modules = fetch_kernel(apt, image[1], image[2], KERNELS / name)
+    say("kernel", f"{name}: {image[1]}, package version {image[2]} (fetched to {relative(KERNELS / name)})")
+    return {"kernel": str(kernel), "modules": str(modules), "release": image[1], "version": image[2], "package": source.package,
+            "suite": suite, "kernel-stamp": stamp(kernel)}
+
+
+def fetch_kernel(apt: Apt, release: str, version: str, destination: Path) -> tuple[Path, Path]:
+    """Downloads a kernel and its modules, unpacks both; returns where they are.
+
+    Newer kernels have both in packages of their own, on which linux-image depends, and the kernel with the modules.
+    """
+    depends = apt.facts(f"linux-image-{release}", version).get("Depends", "")
+    parts = re.findall(rf"\b(linux-(?:binary|modules)-{re.escape(release)})(?: \(= ([^)\s]+)\))?", depends)
+    packages = [(package, wanted or version) for package, wanted in parts] + [(f"linux-image-{release}", version)]
+    partial = destination.with_name(destination.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "modules").mkdir(parents=True)
+    for package, wanted in packages:
+        deb = apt.download("kernel", package, wanted)
+        for name, data in package_files(deb):
+            module = re.fullmatch(rf"(?:usr/)?lib/modules/{re.escape(release)}/(.+)", name)
+            if name == f"boot/vmlinuz-{release}" or (module and module[1] == "vmlinuz"):
+                write_whole(partial / "Image", plain_image(data))
+            elif module and ".." not in module[1].split("/"):
+                file = partial / "modules" / module[1]
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(data)
+        shutil.rmtree(deb.parent)
+    if not (partial / "Image").is_file():
+        raise SetupError(f"the packages {', '.join(package for package, _ in packages)} hold no vmlinuz of {release}")
+    if not any((partial / "modules").rglob("*.ko*")):
+        raise SetupError(f"the packages {', '.join(package for package, _ in packages)} hold no modules for {release}")
+    shutil.rmtree(destination, ignore_errors=True)
+    partial.rename(destination)
+    return destination / "Image", destination / "modules"
+
+
+def package_files(deb: Path) -> Iterator[tuple[str, bytes]]:
+    """Reads the regular files of a package, one after the other."""
+    process = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+            for member in archive:
+                file = archive.extractfile(member) if member.isfile() else None
+                if file:
+                    yield member.name.removeprefix("./"), file.read()
+    except tarfile.TarError as error:
+        raise SetupError(f"{deb.name} cannot be unpacked: {error}") from None
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def find_cleancache_kernel(known: Optional[dict[str, str]]) -> dict[str, str]:
+    """Unpacks the 5.10 kernel of the directory that the environment names."""
+    directory = os.environ.get(CLEANCACHE_VARIABLE, "")
+    if not directory:
+        raise NotDownloaded(f"no distribution has Linux {CLEANCACHE} with cleancache. What to do: name a directory with its Image.xz "
+                            f"in the environment variable {CLEANCACHE_VARIABLE}")
+    packed = Path(directory).resolve() / "Image.xz"
+    if known and kernel_is_there(known, "packed-stamp", stamp(packed)):
+        say("kernel", f"{CLEANCACHE}: {known['release']} (under {relative(KERNELS / CLEANCACHE)})")
+        return known
+    try:
+        data = plain_image(packed.read_bytes())
+    except OSError as error:
+        raise NotDownloaded(f"{packed}: {error.strerror}. What to do: correct the environment variable "
+                            f"{CLEANCACHE_VARIABLE}") from None
+    release = re.search(rb"Linux version (\S+)", data)
+    kernel = KERNELS / CLEANCACHE / "Image"
+    kernel.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(kernel, data)
+    name = release[1].decode(errors="replace") if release else "unknown"
+    say("kernel", f"{CLEANCACHE}: {name} (unpacked to {relative(kernel.parent)})")
+    return {"kernel": str(kernel), "release": name, "version": name, "packed-stamp": stamp(packed), "kernel-stamp": stamp(kernel)}
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -970,15 +1157,17 @@ def write_if_changed(file: Path, text: str) -> None:
 def main() -> int:
     """Sets everything up; returns the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="Results are kept under build/.")
-    parser.add_argument("--only", choices=["rust", "qemu", "dtc", "u-boot", "linux", "herd"], action="append",
-                        help="look after this only (may be given again); u-boot, linux, the guest of `make linux`, and herd, for "
-                             "`make litmus`, are got only when they are asked for")
+    parser.add_argument("--only", choices=["rust", "qemu", "dtc", "u-boot", "linux", "kernels", "herd"], action="append",
+                        help="look after this only (may be given again); u-boot, linux, the guest of `make linux`, kernels, for "
+                             "`make linux-test`, and herd, for `make litmus`, are got only when they are asked for")
+    parser.add_argument("--kernel", choices=KERNEL_NAMES, action="append",
+                        help="with `--only kernels` (which it stands for), get this kernel (may be given again; default: all)")
     parser.add_argument("--ignore-system", action="store_true",
                         help="fetch QEMU and dtc even where the system has good ones")
     parser.add_argument("--ignore-rustup", action="store_true",
                         help="build core from source even where the target is installed or could be added")
     options = parser.parse_args()
-    wanted = options.only or ["rust", "qemu", "dtc"]
+    wanted = (options.only or []) + (["kernels"] if options.kernel else []) or ["rust", "qemu", "dtc"]
 
     try:
         old = json.loads(TOOLS_JSON.read_text())
@@ -987,6 +1176,7 @@ def main() -> int:
     except (OSError, ValueError):
         old = {}
     new = dict(old)
+    trouble: Optional[SetupError] = None
     try:
         BUILD.mkdir(parents=True, exist_ok=True)
         if "rust" in wanted:
@@ -1003,6 +1193,8 @@ def main() -> int:
             new["u-boot"] = find_uboot()
         if "linux" in wanted:
             new["linux"] = find_linux(old)
+        if "kernels" in wanted:
+            new["kernels"], trouble = find_kernels(options.kernel or KERNEL_NAMES, old)
         if "herd" in wanted:
             new["herd"] = find_herd(old).record()
     except SetupError as error:
@@ -1016,6 +1208,10 @@ def main() -> int:
     words = [f"{key}='{value}'" for key, value in rust.get("env", {}).items()]
     write_if_changed(CARGO_ENV, " ".join(words) + "\n")
     write_if_changed(CARGO_FLAGS, " ".join(rust.get("cargo_flags", [])) + "\n")
+    if trouble is not None:
+        # Told last, because what else was asked for has been noted down above.
+        print(f"setup: {trouble}", file=sys.stderr)
+        return trouble.status
     return 0
 
 
