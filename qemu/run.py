@@ -146,6 +146,15 @@ def layout_crossed(start: int, ram: int) -> Layout:
                   [(low_carve, carve), (high_carve, carve)])
 
 
+def layout_nodes(start: int, ram: int) -> Layout:
+    """Each half of RAM ends with the storage of its own tagged memory, as with a memory controller for each."""
+    half = ram // 2
+    carve = half // DATA_PER_TAG_BYTE
+    bases = (start, start + half)
+    return Layout([Region(base, half - carve, base + half - carve, 4 * KIB) for base in bases],
+                  [(base + half - carve, carve) for base in bases])
+
+
 def layout_block8k(start: int, ram: int) -> Layout:
     """Blocks of 8 KiB, with tagged memory and storage both placed off the alignment that one would hope for.
 
@@ -187,8 +196,10 @@ def layout_block64k(start: int, ram: int) -> Layout:
     return Layout([Region(start, length, top, block)], [(start + length, ram - length)])
 
 
-LAYOUTS = {"one": layout_one, "two": layout_two, "crossed": layout_crossed, "block8k": layout_block8k,
+LAYOUTS = {"one": layout_one, "two": layout_two, "crossed": layout_crossed, "nodes": layout_nodes, "block8k": layout_block8k,
            "block12k": layout_block12k, "block64k": layout_block64k}
+# Those that can be divided into two NUMA nodes: a region each.
+NUMA_LAYOUTS = ("crossed", "nodes", "two")
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -326,6 +337,21 @@ def tree_source(dumped: str, layout: Layout, modules: list[Module], extra: str) 
     parts += [module.node() for module in modules]
     parts += ["    };\n};\n", extra]
     return "".join(parts)
+
+
+def numa_source(dumped: str, layout: Layout) -> str:
+    """Divides memory and CPUs into two NUMA nodes (Linux: devicetree/bindings/numa.txt): node 1 begins with the second region."""
+    border = layout.regions[1].base
+    memory = [region.base for region in layout.regions] + [base for base, _ in layout.others]
+    names = [(f"/memory@{base:x}", int(base >= border)) for base in memory]
+    cpus = sorted(re.findall(r"^\t\t(cpu@[0-9a-f]+) \{", dumped, re.M), key=lambda name: int(name[4:], 16))
+    names += [(f"/cpus/{name}", numa_node(index, len(cpus))) for index, name in enumerate(cpus)]
+    return "\n" + "".join(f"&{{{name}}} {{ numa-node-id = <{node}>; }};\n" for name, node in names)
+
+
+def numa_node(cpu: int, cpus: int) -> int:
+    """Returns the NUMA node of a CPU: the first half of them is in node 0, and the only one."""
+    return int(cpu >= (cpus + 1) // 2)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -470,7 +496,9 @@ class Machine:
             arguments = ["-machine", "xlnx-versal-virt"]
         else:
             machine = ["virt", f"virtualization={'off' if options.el == 1 else 'on'}",
-                       f"mte={'off' if options.no_mte else 'on'}", "gic-version=3"]
+                       f"mte={'off' if options.no_mte else 'on'}", f"gic-version={options.gic}"]
+            if options.no_its:
+                machine.append("its=off")
             if options.el == 3:
                 machine.append("secure=on")
             arguments = ["-machine", ",".join(machine), "-cpu", model, "-smp", str(options.cpus)]
@@ -501,6 +529,12 @@ class Machine:
                           + (f",bootargs={escaped(bootargs)}" if bootargs else "")]
         if options.initrd:
             arguments += ["-device", f"guest-loader,addr={initrd:#x},initrd={escaped(options.initrd)}"]
+        if options.numa and options.plain:
+            # QEMU describes the nodes itself, and divides RAM as it is told.
+            for node in (0, 1):
+                cpus = "".join(f",cpus={cpu}" for cpu in range(options.cpus) if numa_node(cpu, options.cpus) == node)
+                arguments += ["-object", f"memory-backend-ram,id=node{node},size={options.memory // 2}M",
+                              "-numa", f"node,nodeid={node},memdev=node{node}{cpus}"]
         return arguments
 
     def versal(self) -> list[str]:
@@ -617,10 +651,12 @@ class Machine:
 
     def make_tree(self, layout: Layout, modules: list[Module]) -> Path:
         """Makes the device tree: QEMU's own for these very options, changed and compiled again."""
-        extra = ""
+        dumped, extra = self.dump_tree(), ""
+        if self.options.numa:
+            extra += numa_source(dumped, layout)
         if self.options.dts_append:
-            extra = "\n" + read_input(self.options.dts_append, "--dts-append").decode(errors="replace")
-        return self.compile_tree(tree_source(self.dump_tree(), layout, modules, extra))
+            extra += "\n" + read_input(self.options.dts_append, "--dts-append").decode(errors="replace")
+        return self.compile_tree(tree_source(dumped, layout, modules, extra))
 
     def dump_tree(self) -> str:
         """Returns the source of QEMU's own device tree for these very options."""
@@ -888,7 +924,7 @@ def parse_options() -> argparse.Namespace:
     add("--plain", action="store_true", help="QEMU's own machine: no tag storage, no aliasing")
     add("--layout", choices=sorted(LAYOUTS), default="one",
         help="aliased machine: one region; two regions, storage at the top; two regions whose storage lies in the other's "
-             "half (crossed); one region with 8 KiB blocks off their natural alignment (block8k), with 12 KiB blocks "
+             "half (crossed), or in their own (nodes); one region with 8 KiB blocks off their natural alignment (block8k), with 12 KiB blocks "
              "(block12k), or with 64 KiB blocks (block64k). Default: one")
     add("--board", choices=["virt", "versal"], default="virt",
         help="QEMU's virt machine, or its Xilinx Versal board: two Cortex-A72, RAM from 0 on, no MTE (with --plain). "
@@ -910,6 +946,11 @@ def parse_options() -> argparse.Namespace:
              f"{IMAGE_OFFSET:#x})")
     add("--tree-offset", type=address, default=DTB_OFFSET, metavar="BYTES",
         help=f"aliased machine: where the device tree is loaded, from the start of RAM (default {DTB_OFFSET:#x})")
+    add("--numa", action="store_true",
+        help="two NUMA nodes, half of RAM and of the CPUs each (with --plain, or a --layout of two regions: "
+             f"{', '.join(NUMA_LAYOUTS)})")
+    add("--gic", type=int, choices=[2, 3, 4], default=3, help="version of the interrupt controller (default 3)")
+    add("--no-its", action="store_true", help="leave the interrupt translation service out (with --gic 3, which has one else)")
     add("--cpu", default="max", metavar="MODEL", help="CPU model, with its properties (default max)")
     add("--el", type=int, choices=[1, 2, 3], default=2, help="exception level at which the image is entered (default 2)")
     add("--no-mte", action="store_true", help="leave MTE out (with --plain)")
@@ -950,6 +991,12 @@ def parse_options() -> argparse.Namespace:
 
     if options.cpus > 64:
         refuse(f"--cpus {options.cpus} is more than the 64 that are supported here")
+    if options.gic == 2 and options.cpus > 8:
+        refuse(f"--gic 2 goes with 8 CPUs at most, and --cpus is {options.cpus}")
+    if options.gic == 4 and options.el == 1:
+        refuse("--gic 4 does not go with --el 1: QEMU has its virtual interrupts only where there is an EL2")
+    if options.no_its and options.gic != 3:
+        refuse("--no-its goes with --gic 3 only: version 2 has no ITS, and version 4 needs it")
     if options.gdb and not 1024 <= options.gdb <= 65535:
         refuse(f"--gdb {options.gdb} is not a port that anybody may listen on: take one from 1024 to 65535")
     if options.icount and options.cpus != 1:
@@ -990,8 +1037,15 @@ def parse_options() -> argparse.Namespace:
     if options.no_mte and not options.plain:
         refuse("--no-mte goes with --plain only: without MTE there are no tags to alias")
     if options.board == "versal" and (not options.plain or options.cpus != 1 or options.cpu != "max"
-                                      or options.el != 2):
-        refuse("--board versal goes with --plain, and has its own --cpu, --cpus and --el")
+                                      or options.el != 2 or options.gic != 3 or options.no_its or options.numa):
+        refuse("--board versal goes with --plain, and has its own --cpu, --cpus, --el, --gic and memory")
+    if options.numa and not options.plain:
+        if options.own_tree or options.uboot:
+            refuse(f"--numa does not go with {'--uboot' if options.uboot else '--own-tree'}: QEMU's own device tree has one node")
+        if options.layout not in NUMA_LAYOUTS:
+            refuse(f"--numa needs two regions, and --layout {options.layout} has one: take {', '.join(NUMA_LAYOUTS)}")
+    if options.numa and options.memory % 128:
+        refuse(f"--numa needs halves of RAM that are multiples of 64 MiB, and --memory is {options.memory}")
     if options.plain:
         for name, value in (("--dts-append", options.dts_append), ("--dts-out", options.dts_out)):
             if value:

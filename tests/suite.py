@@ -419,7 +419,8 @@ DIALECTS: list[tuple[str, list[str], str]] = [
     ("ranges", [], "&reserved { #address-cells = <1>; #size-cells = <1>; ranges = <0x0 0x0 0x40000000 0x20000000>; }; "
      "&storage0 { reg = <0x1f000000 0xf80000>; };"),
     ("block12k", ["--layout", "block12k"], ""),
-    ("numa", ["--layout", "crossed"], "&tagmem0 { numa-node-id = <0>; }; &tagmem1 { numa-node-id = <1>; };"),
+    ("numa", ["--layout", "crossed", "--numa", "--cpus", "2"], ""),
+    ("numa-own", ["--layout", "nodes", "--numa"], ""),
 ]
 
 
