@@ -49,7 +49,7 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean
+.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean linux-test
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -99,6 +99,10 @@ linux: image machine initramfs ## Boots Debian's Linux to a shell above the shim
 # Recorded runs on one CPU: minutes.
 linux-costs: image machine initramfs ## Counts Linux's instructions above the shim and alone (build/linux-costs)
 	$(Q)$(PYTHON) tests/linux_costs.py
+
+# ARGS='CELL ...' runs some cells, such as ARGS='6.12-16k newest,8cpu'; ARGS=--list, ARGS=--help
+linux-test: image machine initramfs ## Boots many kernels on many machines above the shim, a line for each
+	$(Q)$(PYTHON) tests/linux_test.py $(ARGS)
 
 test: setup ## Runs every suite; the last line counts them
 	$(Q)$(PYTHON) tests/suite.py $(SUITES)

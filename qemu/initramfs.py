@@ -87,7 +87,9 @@ def main() -> int:
     files = {
         "bin/busybox": read(busybox, "run `python3 qemu/setup.py --only linux`"),
         "bin/mte-demo": read(PROGRAM, "run `make initramfs`"),
+        "cell": read(ROOT / "tests/linux/cell", "restore it"),
         "checks": read(ROOT / "tests/linux/checks", "restore it"),
+        "checks.lib": read(ROOT / "tests/linux/checks.lib", "restore it"),
         "init": read(ROOT / "tests/linux/init", "restore it"),
         "work": read(ROOT / "tests/linux/work", "restore it"),
     }

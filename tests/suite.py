@@ -804,10 +804,16 @@ LINUX_WORDS = ("console=ttyAMA0 earlycon panic=-1 tagstash.test=checks "
                "guest.hidden=40200000-4020ffff,5f000000-5ff7ffff")
 
 
+# A few cells of `make linux-test`, chosen to differ in as much as they can and to take little time.
+LINUX_CELLS = ["6.12,max,gic4-its,8cpu,512M,crossed", "6.12,cortex-a57,gic2,1cpu,3072M,plain-numa",
+               "6.12-16k,neoverse-n2,gic3-its,2cpu,512M,nodes", "5.10,cortex-a710,gic3,2cpu,8192M,one"]
+
+
 def linux_steps() -> Iterator[Step]:
-    """Boots Debian's Linux above the shim: its own checks, its shell on a terminal, its CPUs compared."""
+    """Boots Linux above the shim: its own checks, its shell on a terminal, its CPUs compared, other kernels and machines."""
+    yield Step("linux-cells-check", [sys.executable, "tests/linux_test.py", "--check"], 60, read_tap)
     yield Step("linux-setup", [sys.executable, "qemu/setup.py", "--only", "linux"], 600,
-               read_fetch("Debian's kernel", "linux, linux-features, linux-shell"))
+               read_fetch("Debian's kernel", "linux, linux-features, linux-shell, linux-cells"))
     # Without it the step above has said what is skipped, or has failed.
     if not (BUILD / "linux" / "Image").is_file():
         return
@@ -818,6 +824,7 @@ def linux_steps() -> Iterator[Step]:
                read_tap)
     yield Step("linux-features", [sys.executable, "tests/linux.py", "features"], 240, read_tap)
     yield Step("linux-shell", [sys.executable, "tests/linux.py", "shell"], 300, read_tap)
+    yield Step("linux-cells", [sys.executable, "tests/linux_test.py", *LINUX_CELLS], 1200, read_tap)
 
 
 SUITES = [

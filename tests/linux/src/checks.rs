@@ -15,7 +15,7 @@ const TAGGED: u64 = PROT_READ | PROT_WRITE | PROT_MTE;
 /// All tags but 0, a bit each.
 const ALL_BUT_ZERO: u16 = 0xfffe;
 
-type Outcome = Result<(), Text>;
+pub type Outcome = Result<(), Text>;
 
 macro_rules! fail {
     ($($words:tt)*) => { return Err(Text::new(format_args!($($words)*))) };
@@ -36,8 +36,8 @@ type Check = (&'static str, fn() -> Outcome);
 
 /// The checks in their order.
 const CHECKS: [Check; 15] = [
-    ("tags and faults on CPU 0", || on_cpu(0)),
-    ("tags and faults on CPU 1", || on_cpu(1)),
+    ("tags and faults on CPU 0", || on_cpu(0, 64 * KIB)),
+    ("tags and faults on CPU 1", || on_cpu(1, 64 * KIB)),
     ("new memory has tag 0", new_memory),
     ("8 MiB of random tags are read back and the data stay", random_tags),
     ("ST2G and STZG store tags, STZG zeroes", other_stores),
@@ -164,7 +164,8 @@ impl Drop for Area {
     }
 }
 
-fn offered(capabilities: u64) -> Outcome {
+/// Says whether the kernel offers MTE, and takes the signals of faults from here on.
+pub fn offered(capabilities: u64) -> Outcome {
     const HWCAP2_MTE: u64 = 1 << 18;
     check!(capabilities & HWCAP2_MTE != 0, "AT_HWCAP2 is {capabilities:#x}, without MTE (bit 18)");
     sys::set_tag_check(TagCheck::Sync, ALL_BUT_ZERO)?;
@@ -173,10 +174,12 @@ fn offered(capabilities: u64) -> Outcome {
 }
 
 /// Each CPU has control registers of its own, so each is asked: are tags kept, are they checked?
-fn on_cpu(cpu: u64) -> Outcome {
+/// Tried on `length` bytes.
+pub fn on_cpu(cpu: u64, length: u64) -> Outcome {
     sys::pin(cpu)?;
     sys::set_tag_check(TagCheck::Sync, ALL_BUT_ZERO)?;
-    let area = Area::new(64 * KIB, TAGGED)?;
+    let exposed = sys::tags_exposed()?;
+    let area = Area::new(length, TAGGED)?;
     area.tag(cpu);
     area.verify(cpu, "after STG")?;
     for index in 0..area.granules() {
@@ -184,8 +187,9 @@ fn on_cpu(cpu: u64) -> Outcome {
         let wrong = right ^ (1 + mix(index) % 15);
         let (count, fault) = fault::watch(|| area.store(index, right, index));
         check!(count == 0, "granule {index}: a store with its own tag gave {fault:?}");
+        let seen = if exposed { wrong } else { 0 };
         let wanted =
-            (1, Fault { code: SEGV_MTESERR, address: with_tag(area.granule(index), wrong) });
+            (1, Fault { code: SEGV_MTESERR, address: with_tag(area.granule(index), seen) });
         let stored = fault::watch(|| area.store(index, wrong, !index));
         check!(stored == wanted, "granule {index}: a store gave {stored:x?}, not {wanted:x?}");
         let loaded = fault::watch(|| _ = area.load(index, wrong));
@@ -368,7 +372,8 @@ fn ended_well(child: u64) -> Outcome {
     Ok(())
 }
 
-fn copy_on_write() -> Outcome {
+/// Tags are copied when a process's memory is, whichever side writes first.
+pub fn copy_on_write() -> Outcome {
     let area = Area::new(MIB, TAGGED)?;
     area.tag(8);
     // The child changes pages that are still the parent's.

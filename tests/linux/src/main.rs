@@ -6,6 +6,7 @@
 //! * `count`: says how many checks there are
 //! * `tap FIRST`: runs the checks and prints results in the Test Anything Protocol, numbered from
 //!   FIRST
+//! * `count CPUS`, `brief FIRST CPUS`: the same for a few checks on each of so many CPUs
 //! * `hold`: tags a page, says where it is in physical memory and with which tags, waits for a
 //!   line of input, and says which tags it has then
 //!
@@ -16,6 +17,7 @@
 #![no_main]
 #![expect(clippy::result_large_err, reason = "there is no heap to put a failure's words on")]
 
+mod brief;
 mod checks;
 mod fault;
 mod hold;
@@ -83,6 +85,17 @@ pub(crate) extern "C" fn start(words: *const u64) -> ! {
             println!("{}", checks::count());
             0
         }
+        (Some("count"), Some(cpus)) => match cpus.parse() {
+            Ok(cpus) => {
+                println!("{}", brief::count(cpus));
+                0
+            }
+            Err(_) => usage(),
+        },
+        (Some("brief"), Some(first)) => match (first.parse(), start.argument(3).map(str::parse)) {
+            (Ok(first), Some(Ok(cpus))) => brief::run(first, cpus, capabilities),
+            _ => usage(),
+        },
         (Some("tap"), Some(first)) => match first.parse() {
             Ok(first) => checks::run(first, capabilities),
             Err(_) => usage(),
@@ -94,7 +107,7 @@ pub(crate) extern "C" fn start(words: *const u64) -> ! {
 }
 
 fn usage() -> u64 {
-    println!("usage: mte-demo [count | tap FIRST | hold]");
+    println!("usage: mte-demo [count [CPUS] | tap FIRST | brief FIRST CPUS | hold]");
     2
 }
 

@@ -321,11 +321,24 @@ pub struct SigInfo {
 /// A signal handler. The last argument is the ucontext_t of what was interrupted.
 pub type Handler = extern "C" fn(i32, &SigInfo, *mut u8);
 
-/// Sets the handler of SIGSEGV; it is given the address with its tag.
+const SA_SIGINFO: u64 = 4;
+/// No kernel knows this flag, and one that clears it clears all flags that it does not know.
+const SA_UNSUPPORTED: u64 = 0x400;
+const SA_EXPOSE_TAGBITS: u64 = 0x800;
+
+/// Says whether handlers are given addresses with their tags, which kernels before 5.11 do not. To
+/// be asked once there is a handler of SIGSEGV.
+pub fn tags_exposed() -> Result<bool> {
+    let mut action = SigAction { handler: 0, flags: 0, restorer: 0, mask: 0 };
+    let is = &raw mut action as u64;
+    // SAFETY: the kernel writes to `action`, whose layout is its own, and reads nothing.
+    checked(unsafe { call(RT_SIGACTION, [SIGSEGV as u64, 0, is, 8, 0, 0]) })?;
+    Ok(action.flags & SA_UNSUPPORTED == 0 && action.flags & SA_EXPOSE_TAGBITS != 0)
+}
+
+/// Sets the handler of SIGSEGV; it is given the address with its tag where the kernel does so.
 pub fn on_fault(handler: Handler) -> Result<()> {
-    const SA_SIGINFO: u64 = 4;
-    const SA_EXPOSE_TAGBITS: u64 = 0x800;
-    let flags = SA_SIGINFO | SA_EXPOSE_TAGBITS;
+    let flags = SA_SIGINFO | SA_UNSUPPORTED | SA_EXPOSE_TAGBITS;
     let action = SigAction { handler: handler as usize as u64, flags, restorer: 0, mask: 0 };
     let action = &raw const action as u64;
     // SAFETY: the kernel reads `action`, whose layout is its own; without SA_RESTORER it returns
