@@ -317,8 +317,42 @@ def show_list(every: list[Cell], impossible: list[pairwise.Pair]) -> None:
         print(f"    {one} with {other}: {why}")
 
 
+# What a log of a cell with one region has at least, and what becomes of it: the text, what stands for it, and what is then
+# said to be wrong.
+SAMPLE = """tagalias: on: the tags of 496 MiB of data are 15872 KiB of guest RAM
+tagstash: tag storage 0x5f000000..0x5ff80000 for memory 0x40000000..0x5f000000: 3968 blocks of 4 KiB
+tagstash: service: 3968 frames in 3968 blocks, dormant, atomics
+ok 1 - all CPUs are online
+ok 2 - the kernel complains of nothing
+1..2
+# linux cell complete
+[    9.000000] reboot: Power down
+"""
+SPOILT = [
+    ("ok 2", "not ok 2", 0, "the kernel complains"),
+    ("ok 2 - the kernel complains of nothing\n1..2\n", "", 0, "no plan"),
+    ("tagstash: tag storage 0x5f", "tagstash: warning: block-size is 0: reuse is off", 0, "tagstash: warning"),
+    ("tagstash: tag storage", "tagstash: nothing", 0, "the shim found 0 regions"),
+    ("service: 3968", "service: 0", 0, "the shim lends 0 frames"),
+    ("[    9.000000] reboot: Power down\n", "", 0, "did not turn the machine off"),
+    ("# linux cell complete", f"run: the expected line was not printed: {LAST_LINE}", 1, "status 1"),
+    ("[    9.0", "run: stopped after 600 s\n[    9.0", machine.TIMEOUT_STATUS, "run: stopped"),
+]
+
+
+def check_verdict() -> list[tuple[str, Optional[str]]]:
+    """Checks that a log is read as it should be: as a pass, and spoilt in each way as a failure that says which."""
+    cell = Cell(KERNELS[0], "max", "gic3-its", "2cpu", "512M", "one")
+    good = verdict(cell, SAMPLE, 0, 1.0)
+    points = [("a good log is a pass", None if good == Outcome(1.0, 2) else f"it is {good}")]
+    for text, instead, status, wanted in SPOILT:
+        trouble = verdict(cell, SAMPLE.replace(text, instead), status, 1.0).trouble
+        points.append((f"a log with '{wanted}' is a failure", None if wanted in (trouble or "") else f"it is '{trouble}'"))
+    return points
+
+
 def check(every: list[Cell]) -> int:
-    """Checks the list itself, without a run: that it covers what can be, by counting anew, and that it is small."""
+    """Checks what needs no run: that the cells cover what can be, by counting anew, that they are few, and how a log is read."""
     points: list[tuple[str, Optional[str]]] = []
     there = {frozenset((one, other)) for cell in every for one in cell.values for other in cell.values if one != other}
     missing = [f"{one} with {other}" for first in range(len(AXES)) for second in range(first) for one in AXES[first]
@@ -328,6 +362,7 @@ def check(every: list[Cell]) -> int:
     wrong = [cell.name for cell in every if not possible(cell.values)]
     points.append(("every cell is a machine that can be", ", ".join(wrong) or None))
     points.append(("there are 40 cells at most", None if len(every) <= 40 else f"there are {len(every)}"))
+    points += check_verdict()
     same = len({value for axis in AXES for value in axis}) == sum(map(len, AXES))
     points.append(("no two settings have a value of one name", None if same else "some have"))
     for number, (name, trouble) in enumerate(points, 1):
@@ -343,7 +378,7 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cell", nargs="*", metavar="CELL", help="run these only")
     parser.add_argument("--list", action="store_true", help="list the cells, and the pairs that are in none")
-    parser.add_argument("--check", action="store_true", help="check that the list covers every pair, and run nothing")
+    parser.add_argument("--check", action="store_true", help="run nothing, and check that the list covers every pair, and how a log is read")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 4), metavar="N",
                         help="run so many at a time (default: as many as there are CPUs, 4 at most)")
     options = parser.parse_args()
