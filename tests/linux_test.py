@@ -301,8 +301,8 @@ def pick(texts: list[str], every: list[Cell]) -> list[Cell]:
             continue
         matching = [cell for cell in every if all(value in cell.values for value in values)]
         if not matching:
-            raise ValueError(f"no cell of the list has {' and '.join(values)}; a value of each setting is a cell that need not "
-                             f"be listed")
+            raise ValueError(f"no cell of the list has {' and '.join(values)}; a value of each setting is a cell that need "
+                             f"not be listed")
         chosen.update(dict.fromkeys(matching))
     return list(chosen) if texts else every
 
@@ -347,12 +347,13 @@ def check_verdict() -> list[tuple[str, Optional[str]]]:
     points = [("a good log is a pass", None if good == Outcome(1.0, 2) else f"it is {good}")]
     for text, instead, status, wanted in SPOILT:
         trouble = verdict(cell, SAMPLE.replace(text, instead), status, 1.0).trouble
-        points.append((f"a log with '{wanted}' is a failure", None if wanted in (trouble or "") else f"it is '{trouble}'"))
+        points.append((f"a log with '{wanted}' is a failure",
+                       None if wanted in (trouble or "") else f"it is '{trouble}'"))
     return points
 
 
 def check(every: list[Cell]) -> int:
-    """Checks what needs no run: that the cells cover what can be, by counting anew, that they are few, and how a log is read."""
+    """Checks what needs no run: the cells cover what can be, by counting anew, they are few, and logs are read well."""
     points: list[tuple[str, Optional[str]]] = []
     there = {frozenset((one, other)) for cell in every for one in cell.values for other in cell.values if one != other}
     missing = [f"{one} with {other}" for first in range(len(AXES)) for second in range(first) for one in AXES[first]
@@ -378,7 +379,8 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cell", nargs="*", metavar="CELL", help="run these only")
     parser.add_argument("--list", action="store_true", help="list the cells, and the pairs that are in none")
-    parser.add_argument("--check", action="store_true", help="run nothing, and check that the list covers every pair, and how a log is read")
+    parser.add_argument("--check", action="store_true",
+                        help="run nothing, and check that the list covers every pair, and how a log is read")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 4), metavar="N",
                         help="run so many at a time (default: as many as there are CPUs, 4 at most)")
     options = parser.parse_args()
