@@ -175,12 +175,13 @@ def verdict(cell: Cell, text: str, status: int, seconds: float) -> Outcome:
     """Reads a cell's log: the guest's checks, and what the shim said before them."""
     lines = [line.rstrip() for line in text.splitlines()]
     result = read_tap(text, status)
-    # What run.py has to say comes first: that a run did not come about, or was stopped, explains the rest.
-    messages = r"run: |tagalias: (?!on:)" + ("|qemu-system-aarch64: " if status else "")
+    # These come first, because they explain the rest: a run that did not come about or was stopped, what the shim minded, a
+    # kernel that died.
+    messages = (r"run: |tagalias: (?!on:)|tagstash: (warning|error|panic)|(\[[ .0-9]+\] )?Kernel panic"
+                + ("|qemu-system-aarch64: " if status else ""))
     troubles = [line for line in lines if re.match(messages, line) and LAST_LINE not in line]
     troubles += result.failures
     # Without these the kernel could pass its checks on a machine that is not the one that was meant.
-    troubles += [line for line in lines if re.match(r"tagstash: (warning|error|panic)", line)]
     regions = sum(bool(re.match(r"tagstash: tag storage 0x\S+ for memory ", line)) for line in lines)
     if regions != len(cell.regions):
         troubles.append(f"the shim found {regions} regions of tag storage, not {len(cell.regions)}")
@@ -332,6 +333,8 @@ SPOILT = [
     ("ok 2", "not ok 2", 0, "the kernel complains"),
     ("ok 2 - the kernel complains of nothing\n1..2\n", "", 0, "no plan"),
     ("tagstash: tag storage 0x5f", "tagstash: warning: block-size is 0: reuse is off", 0, "tagstash: warning"),
+    ("ok 1 ", "tagstash: panic: unexpected exception at EL2\nok 2 ", 0, "tagstash: panic"),
+    ("ok 1 ", "[    0.5] Kernel panic - not syncing\nok 2 ", 0, "Kernel panic"),
     ("tagstash: tag storage", "tagstash: nothing", 0, "the shim found 0 regions"),
     ("service: 3968", "service: 0", 0, "the shim lends 0 frames"),
     ("[    9.000000] reboot: Power down\n", "", 0, "did not turn the machine off"),
