@@ -51,8 +51,7 @@ CPUS = {
 }
 GICS = {"gic3-its": ["--gic", "3"], "gic3": ["--gic", "3", "--no-its"], "gic2": ["--gic", "2"], "gic4-its": ["--gic", "4"]}
 COUNTS = ["2cpu", "1cpu", "8cpu"]
-# Not 2048M: its tags are 64 MiB, and so is the C library's first look for memory of a second thread in QEMU, from which the
-# aliasing library could not tell them.
+# Not 2048M: its tags are 64 MiB, and so is another mapping of QEMU's, from which the aliasing library could not tell them.
 MEMORIES = ["512M", "3072M", "8192M"]
 # Without tag storage, or with a region for all of RAM, one for each NUMA node in its own memory, or in the other's.
 LAYOUTS = {"one": ["--layout", "one"], "nodes": ["--layout", "nodes", "--numa"], "crossed": ["--layout", "crossed", "--numa"],
