@@ -66,6 +66,26 @@ VERSAL_KERNEL = 256 * MIB
 
 TIMEOUT_STATUS = 124
 # How long QEMU may take to be gone once it has closed its output.
+# A tree for the Raspberry Pi 3 that has no more than the shim needs. The console is the mini UART, whose transmitter has
+# the registers of an 8250, four bytes apart.
+RASPI_MIB = 1024
+RASPI_TREE = """/dts-v1/;
+/ {
+    #address-cells = <2>;
+    #size-cells = <2>;
+    aliases { serial1 = "/soc/serial@7e215040"; };
+    chosen { stdout-path = "serial1:115200n8"; };
+    memory@0 { device_type = "memory"; reg = <0x0 0x0 0x0 0x3c000000>; };
+    cpus { #address-cells = <1>; #size-cells = <0>; cpu@0 { device_type = "cpu"; reg = <0>; }; };
+    soc {
+        #address-cells = <1>;
+        #size-cells = <1>;
+        ranges = <0x7e000000 0x0 0x3f000000 0x1000000>;
+        serial@7e215040 { compatible = "ns16550a"; reg = <0x7e215040 0x40>; reg-shift = <2>; reg-io-width = <4>; };
+    };
+};
+"""
+
 LINGER_SECONDS = 60.0
 GDB_PORT = 1234
 ALIAS_ON = b"tagalias: on:"
@@ -472,8 +492,8 @@ class Machine:
             options.image = embedded
         self.kernel_size = read_kernel(options.kernel) if options.kernel else 0
         self.initrd_size = len(read_input(options.initrd, "initrd")) if options.initrd else 0
-        if options.board == "versal":
-            self.arguments = self.versal()
+        if options.board != "virt":
+            self.arguments = self.other_board()
         elif options.plain:
             self.arguments = self.plain(options.bootargs)
         elif options.uboot:
@@ -502,10 +522,14 @@ class Machine:
             if options.el == 3:
                 machine.append("secure=on")
             arguments = ["-machine", ",".join(machine), "-cpu", model, "-smp", str(options.cpus)]
+        elif options.board == "raspi3b":
+            arguments = ["-machine", "raspi3b"]
         arguments += ["-m", f"{options.memory}M", "-nographic", "-no-reboot", "-nodefaults", "-monitor", "none"]
         # With `mux`, Ctrl-A is QEMU's own key; without `signal`, Ctrl-C and its like are the guest's.
         keys = ",mux=on,signal=off" if options.interactive else ""
-        arguments += ["-chardev", f"stdio,id=console{keys}", "-serial", "chardev:console"]
+        # The mini UART is the second port.
+        first = ["-serial", "null"] if options.board == "raspi3b" else []
+        arguments += ["-chardev", f"stdio,id=console{keys}", *first, "-serial", "chardev:console"]
         if options.semihosting:
             arguments += ["-semihosting-config", "enable=on,target=native"]
         if options.icount:
@@ -537,7 +561,7 @@ class Machine:
                               "-numa", f"node,nodeid={node},memdev=node{node}{cpus}"]
         return arguments
 
-    def versal(self) -> list[str]:
+    def other_board(self) -> list[str]:
         """Returns the command line of another board, whose RAM begins at 0.
 
         QEMU's guest-loader does not write to this board's tree, so the payload's node is added here.
@@ -556,7 +580,8 @@ class Machine:
             arguments += ["-device", f"loader,file={escaped(options.initrd)},addr={initrd:#x},force-raw=on"]
         text = ("\n/ { chosen {\n        #address-cells = <2>;\n        #size-cells = <2>;\n"
                 + "".join(module.node() for module in modules) + "}; };\n")
-        return [*arguments, "-dtb", str(self.compile_tree(self.dump_tree() + text))]
+        tree = RASPI_TREE if options.board == "raspi3b" else self.dump_tree()
+        return [*arguments, "-dtb", str(self.compile_tree(tree + text))]
 
     def aliased(self) -> list[str]:
         """Returns the aliased machine's command line, having made its device tree and RAM file."""
@@ -926,9 +951,9 @@ def parse_options() -> argparse.Namespace:
         help="aliased machine: one region; two regions, storage at the top; two regions whose storage lies in the other's "
              "half (crossed), or in their own (nodes); one region with 8 KiB blocks off their natural alignment (block8k), with 12 KiB blocks "
              "(block12k), or with 64 KiB blocks (block64k). Default: one")
-    add("--board", choices=["virt", "versal"], default="virt",
-        help="QEMU's virt machine, or its Xilinx Versal board: two Cortex-A72, RAM from 0 on, no MTE (with --plain). "
-             "Default: virt")
+    add("--board", choices=["virt", "versal", "raspi3b"], default="virt",
+        help="QEMU's virt machine; its Xilinx Versal board: two Cortex-A72, RAM from 0 on, no MTE; or its Raspberry Pi 3 with "
+             "the mini UART as the console, an 8250-like port, and no PSCI (both with --plain). Default: virt")
     add("--image", type=Path, default=BUILD / "tagstash.img", help="firmware image (default: build/tagstash.img)")
     add("--kernel", type=Path, help="guest kernel or test payload, a raw image")
     add("--initrd", type=Path, help="initial ramdisk for the guest")
@@ -1036,9 +1061,9 @@ def parse_options() -> argparse.Namespace:
             refuse(f"--el {options.el} does not go with {name}, which enters the image at EL2")
     if options.no_mte and not options.plain:
         refuse("--no-mte goes with --plain only: without MTE there are no tags to alias")
-    if options.board == "versal" and (not options.plain or options.cpus != 1 or options.cpu != "max"
+    if options.board != "virt" and (not options.plain or options.cpus != 1 or options.cpu != "max"
                                       or options.el != 2 or options.gic != 3 or options.no_its or options.numa):
-        refuse("--board versal goes with --plain, and has its own --cpu, --cpus, --el, --gic and memory")
+        refuse(f"--board {options.board} goes with --plain, and has its own --cpu, --cpus, --el, --gic and memory")
     if options.numa and not options.plain:
         if options.own_tree or options.uboot:
             refuse(f"--numa does not go with {'--uboot' if options.uboot else '--own-tree'}: QEMU's own device tree has one node")

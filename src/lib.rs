@@ -20,6 +20,7 @@
 //! | [`hypercall`] | the ABI, and its dispatch: decode, validate, call, encode |
 //! | [`dtb`] | what is read from the device tree, and the copy that the guest sees |
 //! | [`options`] | the words in the boot arguments that are for the shim |
+//! | [`serial`] | the transmitter of 8250-like serial ports |
 //! | [`sysreg`] | trapped reads of System registers, and what MTE says of itself there |
 //!
 //! # Design principles
@@ -52,6 +53,7 @@ pub mod psci;
 pub mod ram;
 pub mod space;
 pub mod stash;
+pub mod serial;
 pub mod sync;
 pub mod sysreg;
 pub mod tags;

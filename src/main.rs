@@ -176,8 +176,8 @@ fn find_console(stage1: &mut Stage1, blob: &[u8]) {
         && let Some(registers) = PhysRange::new(found.base, found.length)
         && stage1.map(registers, mmu::DEVICE).is_ok()
     {
-        // SAFETY: The tree says that it is a PL011, and its registers are mapped.
-        if let Some(port) = unsafe { console::Pl011::new(&found) } {
+        // SAFETY: The tree says what it is, and its registers are mapped.
+        if let Some(port) = unsafe { console::Port::new(&found) } {
             console::init(port);
         }
     }

@@ -588,6 +588,12 @@ def address_steps() -> Iterator[Step]:
                   "versal", "--memory", "1024")
 
 
+def serial_steps() -> Iterator[Step]:
+    """Boots where the console is an 8250-like port, to the guest's entry: the test guest has no driver for it."""
+    yield machine("serial-8250", 60, "", read_message("an 8250-like console", r"(?s)tagstash: version .*tagstash: entering the guest at"),
+                  "--plain", "--board", "raspi3b", "--until", "tagstash: entering the guest at")
+
+
 # CPU models, and what the shim must say of them. Those with MTE run on the aliased machine; the last has no FEAT_LSE.
 CPUS: list[tuple[str, str, str]] = [
     ("neoverse-n2", "3, 48 address bits, MTE with tag memory", "atomics"),
@@ -888,6 +894,7 @@ def run_step(step: Step) -> tuple[str, int]:
             return log.read_text(errors="replace"), 127
         try:
             status = process.wait(step.seconds)
+    Suite("serial", "a console like the 8250, on QEMU's Raspberry Pi", serial_steps, needs_firmware=True),
         except subprocess.TimeoutExpired:
             status = 124
         finally:

@@ -8,6 +8,7 @@ use tagstash::dtb::blob::MAX_DEPTH;
 use tagstash::dtb::read::{
     BootTree, Conduit, Console, ConsoleKind, Module, TreeError, console, read, total_size,
 };
+use tagstash::serial::Layout;
 use tagstash::tags::binding::regions;
 use trees::{Reg, Tree, fvp, node, virt, virt_google, virt_v1};
 
@@ -229,6 +230,57 @@ fn the_console_is_found_by_path_and_by_alias() {
     assert_eq!(console(&tree.blob()), None);
     tree.remove("chosen");
     assert_eq!(console(&tree.blob()), None);
+}
+
+/// The virt board with its serial port as another kind, with these properties.
+fn ns16550(compatible: &str, properties: &[(&str, u32)]) -> Option<Console> {
+    let mut tree = virt();
+    let port = tree.at("pl011@9000000");
+    port.set("compatible", compatible);
+    port.set("reg", Reg(0x900_0000, 0x100));
+    for (name, value) in properties {
+        port.set(name, [*value]);
+    }
+    console(&tree.blob())
+}
+
+#[test]
+fn an_8250_is_a_console_however_its_registers_lie() {
+    let base = PhysAddr(0x900_0000);
+    let port = |offset, shift, width| {
+        let layout = Layout::new(base, 0x100, offset, shift, width).unwrap();
+        Some(Console { base, length: 0x100, kind: ConsoleKind::Ns16550(layout) })
+    };
+    for name in ["ns8250", "ns16450", "ns16550", "ns16550a", "snps,dw-apb-uart"] {
+        assert_eq!(ns16550(name, &[]), port(0, 0, 1), "{name}");
+    }
+    let dw = |properties: &[(&str, u32)]| ns16550("snps,dw-apb-uart", properties);
+    assert_eq!(dw(&[("reg-shift", 2), ("reg-io-width", 4)]), port(0, 2, 4));
+    assert_eq!(dw(&[("reg-shift", 1), ("reg-io-width", 2)]), port(0, 1, 2));
+    assert_eq!(dw(&[("reg-shift", 2), ("reg-offset", 0x40)]), port(0x40, 2, 1));
+    // What cannot be: no console, and no panic.
+    for shift in [6, 31, 32, 40, 63, 64, u32::MAX] {
+        assert_eq!(dw(&[("reg-shift", shift)]), None, "{shift}");
+    }
+    for width in [0, 3, 8, u32::MAX] {
+        assert_eq!(dw(&[("reg-shift", 2), ("reg-io-width", width)]), None, "{width}");
+    }
+    assert_eq!(dw(&[("reg-io-width", 4)]), None);
+    assert_eq!(dw(&[("reg-shift", 2), ("reg-io-width", 4), ("reg-offset", 2)]), None);
+    assert_eq!(dw(&[("reg-offset", 0xfb)]), None);
+    assert_eq!(dw(&[("reg-offset", u32::MAX)]), None);
+    assert_eq!(ns16550("nvidia,tegra20-uart", &[("reg-shift", 2)]), None);
+    let mut tree = virt();
+    tree.at("pl011@9000000").set("compatible", "ns16550a");
+    tree.at("pl011@9000000").set("reg-shift", [0u32, 2]);
+    assert_eq!(console(&tree.blob()), None);
+    tree.at("pl011@9000000").set("reg-shift", [2u32]);
+    tree.at("pl011@9000000").set("reg-io-width", [4u32]);
+    assert!(console(&tree.blob()).is_some());
+    tree.at("pl011@9000000").set("big-endian", ());
+    assert_eq!(console(&tree.blob()), None);
+    tree.at("pl011@9000000").set("reg-io-width", [1u32]);
+    assert!(console(&tree.blob()).is_some());
 }
 
 /// The FVP's serial port: two buses with ranges, cells of 1 and 2 and chip selects, between

@@ -4,6 +4,7 @@
 use super::blob::{Blob, MAX_DEPTH, Token, cells};
 use super::node::{lists, text};
 use crate::addr::PhysAddr;
+use crate::serial::Layout;
 
 /// A serial port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,13 @@ pub struct Console {
 pub enum ConsoleKind {
     /// Arm PrimeCell UART (PL011): `compatible` holds `arm,pl011`.
     Pl011,
+    /// 8250 and its successors: `compatible` holds one of [`NS16550`].
+    Ns16550(Layout),
 }
+
+/// `compatible` of ports that transmit as an 8250 does (Linux's serial 8250 and snps-dw-apb-uart
+/// bindings).
+const NS16550: [&str; 5] = ["ns8250", "ns16450", "ns16550", "ns16550a", "snps,dw-apb-uart"];
 
 /// Finds the serial port that `stdout-path` of `/chosen` names by path or by alias, `:options`
 /// ignored (section 3.6). Its address goes through the `ranges` of the buses above it (section
@@ -41,12 +48,13 @@ pub fn console(blob: &[u8]) -> Option<Console> {
         return None;
     }
     let port = find(&blob, path, "reg")?;
-    let kind = find(&blob, path, "compatible")?.value?;
+    let compatible = find(&blob, path, "compatible")?.value?;
     let enabled = match find(&blob, path, "status")?.value {
         Some(status) => matches!(text(status), Some("okay" | "ok")),
         None => true,
     };
-    if !enabled || !lists(kind, "arm,pl011") {
+    let is_pl011 = lists(compatible, "arm,pl011");
+    if !enabled || !(is_pl011 || NS16550.iter().any(|name| lists(compatible, name))) {
         return None;
     }
 
@@ -54,11 +62,29 @@ pub fn console(blob: &[u8]) -> Option<Console> {
     let bus = port.buses.get(port.depth.checked_sub(1)?)?;
     let address = cells(reg, bus.address_cells)?;
     let length = cells(reg.get(4 * bus.address_cells..)?, bus.size_cells)?;
-    Some(Console {
-        base: PhysAddr(port.to_cpu_address(address, length)?),
-        length,
-        kind: ConsoleKind::Pl011,
-    })
+    let base = PhysAddr(port.to_cpu_address(address, length)?);
+    let kind = match is_pl011 {
+        true => ConsoleKind::Pl011,
+        false => ConsoleKind::Ns16550(layout(&blob, path, base, length)?),
+    };
+    Some(Console { base, length, kind })
+}
+
+/// Reads how the registers of the port at `path` lie in its `reg`, `length` bytes at `base`.
+fn layout(blob: &Blob<'_>, path: &str, base: PhysAddr, length: u64) -> Option<Layout> {
+    // What is there and is not one cell is not what was meant.
+    let number = |property, otherwise| match find(blob, path, property)?.value {
+        None => Some(otherwise),
+        Some(value) if value.len() == 4 => u32::try_from(cells(value, 1)?).ok(),
+        Some(_) => None,
+    };
+    let (offset, shift) = (number("reg-offset", 0)?, number("reg-shift", 0)?);
+    // A register of one byte has no order of bytes, and wider ones are little endian here.
+    let width = number("reg-io-width", 1)?;
+    if width > 1 && find(blob, path, "big-endian")?.value.is_some() {
+        return None;
+    }
+    Layout::new(base, length, offset, shift, width)
 }
 
 /// What a node on a path says of the addresses of its children.

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The serial port (Arm PL011) as a sink of `log`. It is the shim's until the guest is entered;
-//! from then on only a panic writes to it.
+//! The serial port (Arm PL011, or an 8250-like one) as a sink of `log`. It is the shim's until the
+//! guest is entered; from then on only a panic writes to it.
 
 use core::fmt::{self, Write};
 use core::ptr::NonNull;
 use spin::{Mutex, Once};
-use tagstash::dtb::console::Console;
+use tagstash::addr::PhysAddr;
+use tagstash::dtb::console::{Console, ConsoleKind};
+use tagstash::serial::{Bus, Ns16550, Width};
 use tock_registers::interfaces::{ReadWriteable, Readable, Writeable};
 use tock_registers::registers::{ReadOnly, ReadWrite};
 use tock_registers::{register_bitfields, register_structs};
@@ -50,7 +52,7 @@ impl Pl011 {
     ///
     /// `console` is a PL011, and its registers can be accessed: mapped as Device memory, or with
     /// the MMU off.
-    pub unsafe fn new(console: &Console) -> Option<Pl011> {
+    unsafe fn new(console: &Console) -> Option<Pl011> {
         let registers = NonNull::new(console.base.0 as *mut Registers)?;
         if !registers.is_aligned() || console.length < size_of::<Registers>() as u64 {
             return None;
@@ -72,15 +74,83 @@ impl Pl011 {
         self.registers().data.set(byte.into());
     }
 
-    /// Waits until all has left the port, which a power-off would cut.
-    pub fn drain(&self) {
+    fn drain(&self) {
         while self.registers().flags.is_set(FLAGS::BUSY) {
             core::hint::spin_loop();
         }
     }
 }
 
-impl Write for Pl011 {
+/// Device registers at their physical addresses.
+#[derive(Clone, Copy)]
+pub struct Mmio(());
+
+impl Bus for Mmio {
+    fn read(&self, address: PhysAddr, width: Width) -> u32 {
+        // SAFETY: `Port::new`, which alone makes this type, asks for registers that can be accessed.
+        // `Layout` has seen that they are aligned.
+        unsafe {
+            match width {
+                Width::One => (address.0 as *const u8).read_volatile().into(),
+                Width::Two => (address.0 as *const u16).read_volatile().into(),
+                Width::Four => (address.0 as *const u32).read_volatile(),
+            }
+        }
+    }
+
+    fn write(&self, address: PhysAddr, width: Width, value: u32) {
+        // SAFETY: As above.
+        unsafe {
+            match width {
+                Width::One => (address.0 as *mut u8).write_volatile(value as u8),
+                Width::Two => (address.0 as *mut u16).write_volatile(value as u16),
+                Width::Four => (address.0 as *mut u32).write_volatile(value),
+            }
+        }
+    }
+}
+
+/// A serial port of one of the kinds that the shim knows.
+#[derive(Clone, Copy)]
+pub enum Port {
+    /// Arm PL011.
+    Pl011(Pl011),
+    /// 8250, 16550, Synopsys DesignWare.
+    Ns16550(Ns16550<Mmio>),
+}
+
+impl Port {
+    /// Makes the port.
+    ///
+    /// # Safety
+    ///
+    /// `console` is a port of its kind, and its registers can be accessed: mapped as Device memory,
+    /// or with the MMU off.
+    pub unsafe fn new(console: &Console) -> Option<Port> {
+        match console.kind {
+            // SAFETY: The caller's promise.
+            ConsoleKind::Pl011 => unsafe { Pl011::new(console) }.map(Port::Pl011),
+            ConsoleKind::Ns16550(layout) => Some(Port::Ns16550(Ns16550::new(layout, Mmio(())))),
+        }
+    }
+
+    fn put(&self, byte: u8) {
+        match self {
+            Port::Pl011(port) => port.put(byte),
+            Port::Ns16550(port) => port.put(byte),
+        }
+    }
+
+    /// Waits until all has left the port, which a power-off would cut.
+    pub fn drain(&self) {
+        match self {
+            Port::Pl011(port) => port.drain(),
+            Port::Ns16550(port) => port.drain(),
+        }
+    }
+}
+
+impl Write for Port {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
             if byte == b'\n' {
@@ -93,12 +163,12 @@ impl Write for Pl011 {
 }
 
 /// The port, once it is known.
-static PORT: Once<Pl011> = Once::new();
+static PORT: Once<Port> = Once::new();
 /// Held for each line.
 static LINE: Mutex<()> = Mutex::new(());
 
 /// Makes `port` the sink of `log`.
-pub fn init(port: Pl011) {
+pub fn init(port: Port) {
     PORT.call_once(|| port);
     // It fails where there is a logger already, which then is this one.
     let _ = log::set_logger(&Lines);
@@ -106,7 +176,7 @@ pub fn init(port: Pl011) {
 }
 
 /// The port, if there is one, for those who cannot wait for a lock.
-pub fn port() -> Option<Pl011> {
+pub fn port() -> Option<Port> {
     PORT.get().copied()
 }
 

@@ -5,7 +5,7 @@
 //! atomic: on memory without attributes they may not work.
 
 use super::cache::wfe;
-use super::console::Pl011;
+use super::console::Port;
 use core::fmt::Write;
 use tagstash::dtb::blob::total_size;
 use tagstash::dtb::console::console;
@@ -51,7 +51,7 @@ fn advice(reason: u64) -> &'static str {
 }
 
 /// The serial port of the tree at `address`.
-fn find_port(address: u64) -> Option<Pl011> {
+fn find_port(address: u64) -> Option<Port> {
     if address == 0 || !address.is_multiple_of(8) {
         return None;
     }
@@ -63,6 +63,6 @@ fn find_port(address: u64) -> Option<Pl011> {
     // SAFETY: As above; this many bytes the tree says that it has, 2 MiB at most.
     let blob = unsafe { core::slice::from_raw_parts(start, length) };
     let found = console(blob)?;
-    // SAFETY: The tree says that it is a PL011; with the MMU off all is Device memory.
-    unsafe { Pl011::new(&found) }
+    // SAFETY: The tree says what it is; with the MMU off all is Device memory.
+    unsafe { Port::new(&found) }
 }

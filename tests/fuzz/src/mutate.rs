@@ -42,7 +42,7 @@ const NODES: [&str; 31] = [
     "__local_fixups__",
 ];
 
-const NAMES: [&str; 36] = [
+const NAMES: [&str; 39] = [
     "#address-cells",
     "#size-cells",
     "reg",
@@ -53,6 +53,9 @@ const NAMES: [&str; 36] = [
     "phandle",
     "linux,phandle",
     "stdout-path",
+    "reg-shift",
+    "reg-io-width",
+    "reg-offset",
     "bootargs",
     "linux,initrd-start",
     "linux,initrd-end",
@@ -81,7 +84,7 @@ const NAMES: [&str; 36] = [
     "linux,usable-memory-range",
 ];
 
-const TEXTS: [&str; 32] = [
+const TEXTS: [&str; 34] = [
     "okay",
     "ok",
     "disabled",
@@ -91,6 +94,8 @@ const TEXTS: [&str; 32] = [
     "cpu",
     "arm,pl011",
     "arm,pl011\0arm,primecell",
+    "snps,dw-apb-uart\0ns16550a",
+    "ns16550a",
     "arm,psci-1.0",
     "arm,psci-0.2",
     "smc",
@@ -647,7 +652,7 @@ fn overlay(random: &mut Random, tree: &mut Tree) {
 fn port(node: &Node) -> Option<String> {
     let is_port = |node: &Node| {
         let value = node.get("compatible").unwrap_or_default();
-        value.split(|byte| *byte == 0).any(|entry| entry == b"arm,pl011")
+        value.split(|byte| *byte == 0).any(|entry| entry == b"arm,pl011" || entry == b"ns16550a")
     };
     if is_port(node) {
         return Some(String::new());
