@@ -10,6 +10,11 @@ CARGO ?= cargo
 ARGS ?=
 # A device-tree overlay, .dtso or .dtbo, that the image is to carry: make image OVERLAY=my.dtso
 OVERLAY ?=
+# The guest of `make packed` and `make uboot-disk`: Debian's kernel and the ramdisk of `make linux`, or files of one's own.
+KERNEL ?= $(BUILD)/linux/Image
+INITRD ?= $(BUILD)/initramfs.img
+BOOTARGS ?= console=ttyAMA0 quiet
+GUEST = $(if $(INITRD),--initrd '$(INITRD)') --bootargs '$(BOOTARGS)'
 # Lets QEMU wait for a debugger: GDB=1, or GDB=PORT.
 GDB ?=
 GDB_OPTION = $(if $(GDB),--gdb $(if $(filter 1,$(GDB)),,$(GDB)))
@@ -49,14 +54,14 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean linux-test
+.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean linux-test packed uboot-disk uboot
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "V=1 shows the commands; ARGS='...' goes to qemu/run.py; GDB=1 waits for gdb; OVERLAY=FILE goes into the image;"
-	@echo "SUITES='...' picks suites (tests/suite.py --list)."
+	@echo "KERNEL=, INITRD=, BOOTARGS= are the guest of packed and uboot-disk; SUITES='...' picks suites (tests/suite.py --list)."
 
 setup: ## Gets what is missing: Rust target, QEMU, device-tree compiler
 	$(Q)$(PYTHON) qemu/setup.py
@@ -103,6 +108,18 @@ linux-costs: image machine initramfs ## Counts Linux's instructions above the sh
 # ARGS='CELL ...' runs some cells, such as ARGS='6.12-16k newest,8cpu'; ARGS=--list, ARGS=--help
 linux-test: image machine initramfs ## Boots many kernels on many machines above the shim, a line for each
 	$(Q)$(PYTHON) tests/linux_test.py $(ARGS)
+
+# KERNEL=Image INITRD=initrd.img BOOTARGS='...' OVERLAY=board.dtso; INITRD= for none. `initramfs` is what makes the defaults.
+packed: image $(if $(filter $(BUILD)/linux/Image,$(KERNEL)),initramfs) ## Packs shim and guest into one bootable file (build/packed.img)
+	$(Q)$(PYTHON) boot/pack.py '$(KERNEL)' $(GUEST) -o $(BUILD)/packed.img
+
+uboot-disk: image $(if $(filter $(BUILD)/linux/Image,$(KERNEL)),initramfs) ## Makes a disk that U-Boot boots from (build/uboot-disk.img)
+	$(Q)$(PYTHON) qemu/setup.py --only u-boot
+	$(Q)$(if $(OVERLAY),cp $(BUILD)/tagstash.img,$(PYTHON) boot/embed.py $(BUILD)/tagstash.img boot/qemu-virt.dtso -o) $(BUILD)/uboot.img
+	$(Q)$(PYTHON) boot/disk.py --image $(BUILD)/uboot.img --kernel '$(KERNEL)' $(GUEST) -o $(BUILD)/uboot-disk.img
+
+uboot: uboot-disk machine ## Boots that disk by U-Boot, Linux's shell at the end (exit, or Ctrl-A X)
+	$(Q)$(PYTHON) qemu/run.py --interactive --no-semihosting --cpus 2 --uboot --disk $(BUILD)/uboot-disk.img $(GDB_OPTION) $(ARGS)
 
 test: setup ## Runs every suite; the last line counts them
 	$(Q)$(PYTHON) tests/suite.py $(SUITES)

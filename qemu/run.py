@@ -7,8 +7,10 @@ written here describes the storage, and a preloaded library makes QEMU's tag mem
 plain one (--plain) is what QEMU offers by itself, with no tag storage described.
 
 Besides, the aliased machine can be given with QEMU's own device tree, which describes no tag storage: loaded by QEMU as a
-Linux kernel would be (--own-tree), or by U-Boot with boot/boot.cmd (--uboot, fetched by `qemu/setup.py --only u-boot`). The
-storage has to be described by an overlay that the image carries (--overlay).
+Linux kernel would be (--own-tree), or by U-Boot with boot/boot.cmd, from a disk (--uboot, fetched by `qemu/setup.py --only
+u-boot`; --fit, --disk). The storage has to be described by an overlay that the image carries (--overlay).
+
+The guest goes into memory on its own, as a module in the device tree, or in one file with the image (--pack).
 
 On the aliased machine the words `ram=` (path of the file behind guest RAM), `ram-base=` and, per region,
 `region=<tagged base>,<tagged length>,<storage base>,<block size>` are added to the payload's boot arguments, so that
@@ -64,8 +66,6 @@ KERNEL_OFFSET = 18 * MIB
 
 VERSAL_KERNEL = 256 * MIB
 
-TIMEOUT_STATUS = 124
-# How long QEMU may take to be gone once it has closed its output.
 # A tree for the Raspberry Pi 3 that has no more than the shim needs. The console is the mini UART, whose transmitter has
 # the registers of an 8250, four bytes apart.
 RASPI_MIB = 1024
@@ -86,6 +86,8 @@ RASPI_TREE = """/dts-v1/;
 };
 """
 
+TIMEOUT_STATUS = 124
+# How long QEMU may take to be gone once it has closed its output.
 LINGER_SECONDS = 60.0
 GDB_PORT = 1234
 ALIAS_ON = b"tagalias: on:"
@@ -414,16 +416,20 @@ def call(tool: Tool, arguments: list[str], what: str) -> str:
     return done.stdout
 
 
-def load_uboot() -> tuple[Path, Tool]:
-    """Reads where set-up put U-Boot; returns its image, and mkimage."""
+def script(arguments: list[str], name: str, what: str) -> None:
+    """Runs a script under boot/."""
+    call(Tool([sys.executable, str(ROOT / "boot" / name)], {}), arguments, what)
+
+
+def load_uboot() -> Path:
+    """Reads where set-up put U-Boot; returns its image."""
     try:
-        entry = json.loads((BUILD / "tools.json").read_text())["u-boot"]
-        bios, mkimage = Path(entry["bios"]), Tool(list(entry["argv"]), dict(entry["env"]))
+        bios = Path(json.loads((BUILD / "tools.json").read_text())["u-boot"]["bios"])
     except (OSError, ValueError, KeyError, TypeError):
         bios = Path("")
     if not bios.is_file():
         raise RunError("U-Boot is not there: `python3 qemu/setup.py --only u-boot` fetches it")
-    return bios, mkimage
+    return bios
 
 
 def escaped(value: object) -> str:
@@ -514,6 +520,8 @@ class Machine:
             model += ",pauth-impdef=on"
         if options.board == "versal":
             arguments = ["-machine", "xlnx-versal-virt"]
+        elif options.board == "raspi3b":
+            arguments = ["-machine", "raspi3b"]
         else:
             machine = ["virt", f"virtualization={'off' if options.el == 1 else 'on'}",
                        f"mte={'off' if options.no_mte else 'on'}", f"gic-version={options.gic}"]
@@ -522,8 +530,6 @@ class Machine:
             if options.el == 3:
                 machine.append("secure=on")
             arguments = ["-machine", ",".join(machine), "-cpu", model, "-smp", str(options.cpus)]
-        elif options.board == "raspi3b":
-            arguments = ["-machine", "raspi3b"]
         arguments += ["-m", f"{options.memory}M", "-nographic", "-no-reboot", "-nodefaults", "-monitor", "none"]
         # With `mux`, Ctrl-A is QEMU's own key; without `signal`, Ctrl-C and its like are the guest's.
         keys = ",mux=on,signal=off" if options.interactive else ""
@@ -539,6 +545,8 @@ class Machine:
     def plain(self, bootargs: str) -> list[str]:
         """Returns the plain machine's command line: QEMU loads the image as it would a Linux kernel."""
         options = self.options
+        if options.pack:
+            return [*self.common(), "-kernel", str(self.pack(bootargs))]
         arguments = [*self.common(), "-kernel", str(options.image)]
         # QEMU puts its device tree at half of RAM, or at 128 MiB if that is lower.
         tree = RAM_BASE + min(self.ram // 2, 128 * MIB)
@@ -564,7 +572,7 @@ class Machine:
     def other_board(self) -> list[str]:
         """Returns the command line of another board, whose RAM begins at 0.
 
-        QEMU's guest-loader does not write to this board's tree, so the payload's node is added here.
+        QEMU's guest-loader does not write to such a board's tree, so the payload's node is added here.
         """
         options = self.options
         kernel, initrd = VERSAL_KERNEL, VERSAL_KERNEL + -(-self.kernel_size // (2 * MIB)) * 2 * MIB
@@ -622,25 +630,48 @@ class Machine:
         arguments += ["-device", f"loader,addr={stub:#x},cpu-num=0"]
         return self.alias(arguments, ram_file, layout)
 
+    def pack(self, bootargs: str) -> Path:
+        """Makes one file of the image and the guest; returns its name."""
+        options = self.options
+        file = self.scratch / "packed.img"
+        script([str(options.kernel), "-o", str(file), "--image", str(options.image), *self.guest_options(bootargs)], "pack.py",
+               "image and guest do not go into one file")
+        size = read_image(file)
+        if IMAGE_OFFSET + size > self.ram:
+            raise RunError(f"the packed file takes {size} bytes and does not fit into {options.memory} MiB of RAM; try more --memory")
+        return file
+
+    def guest_options(self, bootargs: str) -> list[str]:
+        """Returns the options for ramdisk and boot arguments of the scripts under boot/."""
+        initrd = self.options.initrd
+        return [*(["--initrd", str(initrd)] if initrd else []), *([f"--bootargs={bootargs}"] if bootargs else [])]
+
     def uboot(self) -> list[str]:
         """Returns the aliased machine's command line with U-Boot, having made the disk that it boots from."""
         options = self.options
-        bios, mkimage = load_uboot()
+        bios = load_uboot()
         layout = LAYOUTS[options.layout](RAM_BASE, self.ram)
         ram_file = self.make_ram()
-        disk = self.scratch / "disk"
-        disk.mkdir()
-        for name, path in (("tagstash.img", options.image), ("Image", options.kernel), ("initrd.img", options.initrd)):
-            if path:
-                shutil.copyfile(path, disk / name)
-        (disk / "tagstash.env").write_text(f"guest_bootargs={self.bootargs(ram_file, layout)}\n")
-        call(mkimage, ["-A", "arm64", "-T", "script", "-C", "none", "-n", "tagstash", "-d",
-                       str(ROOT / "boot" / "boot.cmd"), str(disk / "boot.scr")], "boot/boot.cmd makes no script image")
-        # QEMU presents the directory as a FAT disk.
+        disk = options.disk or self.make_disk(self.bootargs(ram_file, layout))
         arguments = [*self.common(), "-bios", str(bios), "-drive",
-                     f"if=none,id=boot,format=raw,readonly=on,file=fat:{escaped(disk)}",
-                     "-device", "virtio-blk-device,drive=boot"]
+                     f"if=none,id=boot,format=raw,readonly=on,file={escaped(disk)}", "-device", "virtio-blk-device,drive=boot"]
         return self.alias(arguments, ram_file, layout)
+
+    def make_disk(self, bootargs: str) -> Path:
+        """Makes the disk for U-Boot; returns its name."""
+        options = self.options
+        disk = self.scratch / "disk.img"
+        kernel = ["--kernel", str(options.kernel)] if options.kernel else []
+        contents = ["--image", str(options.image), *kernel, *self.guest_options(bootargs)]
+        if options.pack:
+            contents = ["--image", str(self.pack(bootargs))]
+        elif options.fit:
+            fit, tree = self.scratch / "tagstash.itb", self.scratch / "board.dts"
+            tree.write_text(self.dump_tree())
+            script(["-o", str(fit), "--dtb", str(tree), *contents], "fit.py", "the FIT cannot be made")
+            contents = ["--fit", str(fit)]
+        script(["-o", str(disk), *contents], "disk.py", "the disk cannot be made")
+        return disk
 
     def make_ram(self) -> Path:
         """Makes the file behind guest RAM."""
@@ -983,6 +1014,9 @@ def parse_options() -> argparse.Namespace:
     add("--overlay", type=Path, metavar="FILE", help="device-tree overlay, .dtso or .dtbo, put into a copy of the image")
     add("--own-tree", action="store_true", help="aliased machine: QEMU's own device tree, which describes no tag storage")
     add("--uboot", action="store_true", help="as --own-tree, and U-Boot loads the image and the guest")
+    add("--disk", type=Path, metavar="FILE", help="with --uboot: a disk that boot/disk.py made, with the guest on it")
+    add("--fit", action="store_true", help="with --uboot: image and guest in one FIT (boot/fit.py)")
+    add("--pack", action="store_true", help="image and guest in one file (boot/pack.py); with --plain, --own-tree or --uboot")
     add("--dts-append", type=Path, metavar="FILE", help="device-tree source appended last, to break a rule on purpose or to "
         "write another dialect; labels: tagmem0, tagmem1, storage0, storage1, reserved, chosen")
     add("--dts-out", type=Path, metavar="FILE", help="keep the device-tree source that was used")
@@ -1029,6 +1063,10 @@ def parse_options() -> argparse.Namespace:
                f"millions of instructions, which tests no races")
     if options.timeout is None:
         options.timeout = float("inf") if options.interactive else 300.0
+    if options.board == "raspi3b":
+        if options.memory not in (None, RASPI_MIB):
+            refuse(f"--memory {options.memory} does not go with --board raspi3b, which has {RASPI_MIB} MiB")
+        options.memory = RASPI_MIB
     if options.memory is None:
         options.memory = 576 if options.el == 3 else 512
     elif options.el == 3 and options.memory == SECURE_RAM_MIB * DATA_PER_TAG_BYTE:
@@ -1059,6 +1097,17 @@ def parse_options() -> argparse.Namespace:
                 refuse(f"{name} does not go with {other}: its device tree is QEMU's own")
         if options.el == 3 or (options.uboot and options.el != 2):
             refuse(f"--el {options.el} does not go with {name}, which enters the image at EL2")
+    for name, value in (("--disk", options.disk), ("--fit", options.fit)):
+        if value and not options.uboot:
+            refuse(f"{name} goes with --uboot only")
+    if options.disk and (options.kernel or options.overlay or options.fit or options.pack):
+        refuse("--disk has image, kernel and overlay on it: leave --kernel, --overlay, --fit and --pack out")
+    if options.disk and not options.disk.is_file():
+        refuse(f"--disk {options.disk} is not there: `make uboot-disk` makes one")
+    if (options.fit or options.pack) and not options.kernel:
+        refuse(f"{'--fit' if options.fit else '--pack'} needs a --kernel")
+    if options.pack and (options.fit or options.board != "virt" or not (options.plain or options.own_tree or options.uboot)):
+        refuse("--pack goes with --plain, --own-tree or --uboot, on the virt machine, without --fit")
     if options.no_mte and not options.plain:
         refuse("--no-mte goes with --plain only: without MTE there are no tags to alias")
     if options.board != "virt" and (not options.plain or options.cpus != 1 or options.cpu != "max"

@@ -665,6 +665,32 @@ def find_uboot() -> dict[str, object]:
     return {**Program(argv, env, match[1], "fetched").record(), "bios": str(bios)}
 
 
+def find_mtools(old: dict[str, dict]) -> Program:
+    """Finds mtools, which write the FAT partition of U-Boot's disk (boot/disk.py), or fetches them."""
+    found = shutil.which("mtools")
+    known = recorded("mtools", old)
+    if known and (known.origin == "fetched" or known.argv == [found]):
+        say("mtools", f"{known.version} ({known.argv[0] if known.origin == 'system' else 'under ' + relative(TOOLS)})")
+        return known
+    tree = TOOLS / "mtools"
+    binary, origin = Path(found or tree / "usr/bin/mtools"), "system" if found else "fetched"
+    try:
+        if not binary.is_file():
+            apt = Apt("base", debian_backports())
+            apt.update("mtools")
+            apt.fetch_tree("mtools", ["mtools"], apt.sources[0].suite, tree)
+        argv, env = ([str(binary)], {}) if found else tree_command(tree, binary, None)
+        version, text = program_version(argv, env, r"mtools\) (\d+\.\d+[.\d]*)")
+        if version is None:
+            shutil.rmtree(tree, ignore_errors=True)
+            raise SetupError(f"{binary} does not run:\n{indent(text, 4)}")
+    except SetupError as error:
+        raise SetupError(f"U-Boot could not be got: mtools are missing: {error}\nWhat to do: nothing but disks for U-Boot need them; "
+                         f"install Debian's package mtools") from None
+    say("mtools", f"{version} ({binary if found else 'fetched to ' + relative(tree)})")
+    return Program(argv, env, version, origin)
+
+
 HERD_SUITE = "forky"
 # The expectations of tests/litmus/ were found with this version, and the model comes with the program.
 HERD_MINIMUM = (7, 58)
@@ -1191,6 +1217,7 @@ def main() -> int:
             write_wrapper("dtc", dtc)
         if "u-boot" in wanted:
             new["u-boot"] = find_uboot()
+            new["mtools"] = find_mtools(old).record()
         if "linux" in wanted:
             new["linux"] = find_linux(old)
         if "kernels" in wanted:

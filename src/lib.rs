@@ -12,6 +12,7 @@
 //! | [`sync`] | atomics: core's, or the model checker's |
 //! | [`ram`] | what is guest RAM, and the check of what the guest says |
 //! | [`space`], [`payload`] | free places in RAM at boot, and the guest's kernel |
+//! | [`appended`] | what was packed into one file with the image: kernel, ramdisk |
 //! | [`psci`] | what becomes of the guest's PSCI calls |
 //! | [`platform`] | what the portable part asks of the machine: copies, cache maintenance |
 //! | [`tags`] | device tree -> regions, address arithmetic, the ledger of claims |
@@ -19,8 +20,8 @@
 //! | [`events`] | what happened lately, for the guest to ask |
 //! | [`hypercall`] | the ABI, and its dispatch: decode, validate, call, encode |
 //! | [`dtb`] | what is read from the device tree, and the copy that the guest sees |
-//! | [`options`] | the words in the boot arguments that are for the shim |
 //! | [`serial`] | the transmitter of 8250-like serial ports |
+//! | [`options`] | the words in the boot arguments that are for the shim |
 //! | [`sysreg`] | trapped reads of System registers, and what MTE says of itself there |
 //!
 //! # Design principles
@@ -42,6 +43,7 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod appended;
 pub mod dtb;
 pub mod events;
 pub mod hypercall;
@@ -51,9 +53,9 @@ pub mod payload;
 pub mod platform;
 pub mod psci;
 pub mod ram;
+pub mod serial;
 pub mod space;
 pub mod stash;
-pub mod serial;
 pub mod sync;
 pub mod sysreg;
 pub mod tags;

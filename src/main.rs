@@ -22,10 +22,11 @@ use el2::{cache, calls, console, copy, features, guest, heap, hide, layout, mmu,
 use el2::{psci, slot, smc, stage2};
 use log::{debug, info, warn};
 use tagstash::addr::{PAGE_SIZE, PhysAddr, PhysRange};
+use tagstash::appended::{Appended, AppendedError};
 use tagstash::dtb::blob::{Blob, total_size};
 use tagstash::dtb::overlay::{self, OverlayError};
 use tagstash::dtb::patch::{GuestPlan, guest_tree};
-use tagstash::dtb::read::{BootTree, Conduit, read};
+use tagstash::dtb::read::{BootTree, Conduit, Module, read};
 use tagstash::events::Kind;
 use tagstash::hypercall::abi;
 use tagstash::hypercall::service::{Policy, Service};
@@ -61,7 +62,10 @@ extern "C" fn boot(tree: u64, next_table: u64) -> ! {
     find_console(&mut stage1, blob);
     check_size(blob);
     let (blob, overlay) = with_overlay(blob);
-    let tree = read(blob).unwrap_or_else(|error| stop_early(error));
+    let mut tree = read(blob).unwrap_or_else(|error| stop_early(error));
+    let appended = Appended::read(slot::appended(), layout::image());
+    let in_chosen = tree.kernel.is_some();
+    use_appended(&mut tree, &appended);
     let options = read_options(&tree);
     match overlay {
         None => {}
@@ -73,6 +77,15 @@ extern "C" fn boot(tree: u64, next_table: u64) -> ! {
 
     // What is taken already, then what the shim takes.
     let loaded = find_loaded(&tree, blob);
+    match appended {
+        Err(error) if in_chosen => warn!("{error}; going by the module in /chosen"),
+        Err(error) => stop(error),
+        Ok(None) => {}
+        Ok(Some(_)) if in_chosen => info!(
+            "what is appended to the image is passed over: /chosen has a multiboot,kernel module"
+        ),
+        Ok(Some(pieces)) => check_appended(&mut stage1, &tree, &pieces),
+    }
     let payload = find_payload(&mut stage1, &tree);
     let regions = find_tag_storage(blob, &loaded, cpus, &options);
     let storage = hidden_storage(&tree, &loaded);
@@ -189,6 +202,19 @@ fn stop_early(reason: impl Display) -> ! {
     stop(reason)
 }
 
+/// Gives `tree` the pieces that were appended to the image. A kernel of `/chosen` has precedence
+/// over all of them, a ramdisk of `/chosen` over theirs: a loader that goes to the length of naming
+/// one means it.
+fn use_appended(tree: &mut BootTree, appended: &Result<Option<Appended<'_>>, AppendedError>) {
+    if let Ok(Some(pieces)) = appended
+        && tree.kernel.is_none()
+    {
+        let bootargs = pieces.bootargs.map(Into::into);
+        tree.kernel = Some(Module { range: pieces.kernel, bootargs });
+        tree.ramdisk = tree.ramdisk.or(pieces.ramdisk);
+    }
+}
+
 /// Reads the boot options: those of `/chosen`, then those of the kernel's module, which win. The
 /// words stay in the guest's boot arguments, whose kernel passes over them.
 fn read_options(tree: &BootTree) -> Options {
@@ -284,12 +310,39 @@ fn find_loaded(tree: &BootTree, blob: &[u8]) -> Loaded {
     loaded
 }
 
+/// Stops unless all of the file was loaded that the pieces were appended to.
+fn check_appended(stage1: &mut Stage1, tree: &BootTree, appended: &Appended<'_>) {
+    let seal = appended.seal();
+    let ram = GuestRam::new(&within(&tree.memory, stage2::range()), &[]);
+    let mut bytes: &[u8] = &[];
+    if ram.check(seal.start(), seal.len()).is_some()
+        && stage1.map(seal, mmu::CONSTANTS).is_ok()
+        && copy::answers(seal)
+    {
+        // SAFETY: Just mapped, RAM that nobody writes to before the guest's kernel is moved.
+        bytes = unsafe { crate::bytes(seal) };
+    }
+    appended.check(bytes).unwrap_or_else(|error| stop(error));
+    let length = seal.end().0 - layout::image().start().0;
+    let ramdisk = match (appended.ramdisk, tree.ramdisk) {
+        (None, _) => "no ramdisk",
+        (ours, used) if ours == used => "and ramdisk",
+        _ => "and a ramdisk that is passed over, because /chosen has one",
+    };
+    info!(
+        "appended to the image: kernel at {}, {ramdisk}; {} KiB in all",
+        appended.kernel,
+        length >> 10
+    );
+}
+
 /// Reads the guest's kernel.
 fn find_payload(stage1: &mut Stage1, tree: &BootTree) -> Payload {
     let Some(module) = &tree.kernel else {
         stop(
             "no guest: /chosen has no multiboot,kernel module (on QEMU: -device \
-             guest-loader,addr=ADDRESS,kernel=IMAGE)",
+             guest-loader,addr=ADDRESS,kernel=IMAGE), and no kernel is appended to the image \
+             (boot/pack.py)",
         )
     };
     let range = module.range;

@@ -115,7 +115,7 @@ def whole() -> None:
     for name in ("tagstash.img", "tagstash.elf", "README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE", "docs/abi.md",
                  "licences/THIRD-PARTY.txt"):
         expect(len(found.get(name, b"")) > 100, f"{name} is missing or empty")
-    for pattern in ("docs/*.md", "boot/*.cmd", "boot/*.dtso", "boot/*.py"):
+    for pattern in ("docs/*.md", "boot/*.cmd", "boot/*.its", "boot/*.dtso", "boot/*.py"):
         for path in PLACES[0].glob(pattern):
             name = path.relative_to(PLACES[0]).as_posix()
             expect(not path.is_file() or name in found, f"{name} is missing")

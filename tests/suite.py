@@ -772,17 +772,53 @@ def overlay_steps() -> Iterator[Step]:
                   "--overlay", chosen)
 
 
-def uboot_steps() -> Iterator[Step]:
-    """Runs the harness as U-Boot loads it, with tag storage that only the image's overlay describes."""
+def uboot_step(step: Step, what: str) -> Step:
+    """Makes a step fetch U-Boot first; where that cannot be had, `what` is skipped."""
 
     def read(text: str, status: int) -> Result:
         if re.search(r"^setup: U-Boot could not be got", text, re.M):
-            return Result(skipped=["the test guest, loaded by U-Boot (U-Boot could not be fetched)"])
-        return read_message("uboot", OVERLAY_APPLIED, read_tap)(text, status)
+            return Result(skipped=[f"{what} (U-Boot could not be fetched)"])
+        return step.read(text, status)
 
-    step = machine("uboot", 120, STORAGE_TESTS, read, "--uboot", "--overlay", "boot/qemu-virt.dtso")
     fetch = 'exec 3>&1; "$1" qemu/setup.py --only u-boot >&3 2>&1 || exit 1; exec "$@"'
-    yield Step(step.name, ["sh", "-c", fetch, "sh", *step.command], step.seconds + 240, read)
+    return Step(step.name, ["sh", "-c", fetch, "sh", *step.command], step.seconds + 240, read)
+
+
+def uboot_steps() -> Iterator[Step]:
+    """Runs guests that U-Boot loads from a disk by itself, with tag storage that only the image's overlay describes."""
+    overlay = ["--uboot", "--overlay", "boot/qemu-virt.dtso"]
+    for name, how, options in (("uboot", "by booti", []), ("uboot-fit", "from a FIT", ["--fit"]), ("uboot-packed", "in one file", ["--pack"])):
+        yield uboot_step(machine(name, 120, STORAGE_TESTS, read_message(name, OVERLAY_APPLIED, read_tap), *overlay, *options),
+                         f"the test guest, loaded by U-Boot {how}")
+    yield from linux_guest_steps("uboot-linux", "loaded by U-Boot", "checks", "40400000-4040ffff", OVERLAY_APPLIED, overlay, uboot_step)
+
+
+def packed_steps() -> Iterator[Step]:
+    """Runs guests that are in one file with the image, and files that are damaged; tries the tools for loaders."""
+    yield Step("packed-tools", [sys.executable, "tests/loaders.py", "tools"], 240, read_tap)
+    yield Step("packed-damaged", [sys.executable, "tests/loaders.py", "boot"], 400, read_tap)
+    options = ["--own-tree", "--overlay", "boot/qemu-virt.dtso", "--pack"]
+    appended = r"tagstash: appended to the image: kernel at 0x[0-9a-f]+\.\.0x[0-9a-f]+, no ramdisk"
+    yield machine("packed", 120, STORAGE_TESTS, read_message("packed", appended, read_tap), "--cpus", "2", *options)
+    appended = r"tagstash: appended to the image: kernel at 0x[0-9a-f]+\.\.0x[0-9a-f]+, and ramdisk"
+    yield from linux_guest_steps("packed-linux", "in one file", "features", "40200000-4020ffff", appended, ["--plain", "--pack"], None)
+
+
+def linux_guest_steps(name: str, how: str, test: str, shim: str, pattern: str, options: list[str],
+                      wrap: Optional[Callable[[Step, str], Step]]) -> Iterator[Step]:
+    """Boots Debian's Linux by another loader; `shim` is where the image must not be seen. Skipped where it cannot be had."""
+    yield Step(f"{name}-setup", [sys.executable, "qemu/setup.py", "--only", "linux"], 600,
+               read_fetch("Debian's kernel", f"Debian's Linux, {how}"))
+    if not (BUILD / "linux" / "Image").is_file():
+        return
+    yield Step(f"{name}-ramdisk", ["make", "--no-print-directory", "initramfs"], 300, read_single("the ramdisk builds"))
+    words = f"console=ttyAMA0 earlycon panic=-1 tagstash.test={test} guest.hidden={shim},5f000000-5ff7ffff"
+    command = [sys.executable, "qemu/run.py", "--kernel", "build/linux/Image", "--initrd", "build/initramfs.img", "--cpus", "2",
+               "--memory", "512", "--no-harness-args", "--no-semihosting", "--bootargs", words, "--expect",
+               f"# linux {test} complete", "--timeout", "240", *options]
+    inner = read_tap if test == "checks" else read_single(f"Debian's Linux, {how}")
+    step = Step(name, command, 240 + GRACE_SECONDS, read_message(name, pattern, inner))
+    yield wrap(step, f"Debian's Linux, {how}") if wrap else step
 
 
 def entry_steps() -> Iterator[Step]:
@@ -858,6 +894,7 @@ SUITES = [
     Suite("boot", "what loaders and firmware get wrong: a message, and a stop or a boot", boot_steps, needs_firmware=True),
     Suite("addresses", "several load addresses, RAM bases and boards", address_steps, needs_firmware=True),
     Suite("cpus", "several CPU models, with MTE and without", cpu_steps, needs_firmware=True),
+    Suite("serial", "a console like the 8250, on QEMU's Raspberry Pi", serial_steps, needs_firmware=True),
     Suite("dialects", "good device trees of every dialect, with ranges, reservations, NUMA and 12 KiB blocks", dialect_steps,
           needs_firmware=True),
     Suite("options", "each boot option: the console, and the test guest", option_steps, needs_firmware=True),
@@ -865,7 +902,8 @@ SUITES = [
     Suite("absent", "memory that is not there: copies end in COPY_FAULT", absent_steps, needs_firmware=True),
     Suite("overlay", "an overlay in the image describes tag storage; wrong ones: a message, and the guest boots", overlay_steps,
           needs_firmware=True),
-    Suite("uboot", "U-Boot boots the image, with an overlay, by booti", uboot_steps, needs_firmware=True),
+    Suite("uboot", "U-Boot boots shim and guest from a disk: booti, a FIT, one file, Debian's Linux", uboot_steps, needs_firmware=True),
+    Suite("packed", "shim and guest in one file, whole and damaged; the tools that make it, disks and FITs", packed_steps, needs_firmware=True),
     Suite("linux", "Debian's Linux above the shim: checks, shell, memory tagging", linux_steps, needs_firmware=True),
     Suite("entry", "entered at EL1 or EL3: a message, and a stop", entry_steps, needs_firmware=True),
     Suite("dist", "the release archive, the same from two clones", dist_steps, needs_firmware=True),
@@ -894,7 +932,6 @@ def run_step(step: Step) -> tuple[str, int]:
             return log.read_text(errors="replace"), 127
         try:
             status = process.wait(step.seconds)
-    Suite("serial", "a console like the 8250, on QEMU's Raspberry Pi", serial_steps, needs_firmware=True),
         except subprocess.TimeoutExpired:
             status = 124
         finally:

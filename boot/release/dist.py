@@ -25,7 +25,7 @@ from crates import ROOT, Crate, CratesError, compiler, crates, output
 BUILD = ROOT / "build"
 ELF = ROOT / "target/aarch64-unknown-none-softfloat/release/tagstash"
 # What is given away beside the image: patterns, from the project's root.
-DOCUMENTS = ("README.md", "CHANGELOG.md", "LICENSE-*", "docs/*.md", "boot/*.cmd", "boot/*.dtso", "boot/*.py")
+DOCUMENTS = ("README.md", "CHANGELOG.md", "LICENSE-*", "docs/*.md", "boot/*.cmd", "boot/*.its", "boot/*.dtso", "boot/*.py")
 LICENCE_NAMES = re.compile(r"(?i)^(licen[cs]e|copying|copyright|notice|unlicense)([-_.].*)?$")
 # Licences that ask for their text and notice to go along, and nothing else.
 PERMISSIVE = {"MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib", "0BSD", "Unicode-3.0", "Apache-2.0 WITH LLVM-exception"}

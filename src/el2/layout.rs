@@ -9,6 +9,8 @@ unsafe extern "C" {
     static __text_end: u8;
     static __overlay_start: u8;
     static __overlay_end: u8;
+    static __appended_start: u8;
+    static __appended_end: u8;
     static __image_end: u8;
     static __build_id_start: u8;
     static __build_id_end: u8;
@@ -37,6 +39,13 @@ pub fn overlay() -> &'static [u8] {
     let range = between(&raw const __overlay_start, &raw const __overlay_end);
     // SAFETY: The image's own bytes, mapped, which are written only while the file is made.
     unsafe { core::slice::from_raw_parts(&raw const __overlay_start, range.len() as usize) }
+}
+
+/// The bytes of the table of appended pieces: constants of the image.
+pub fn appended() -> &'static [u8] {
+    let range = between(&raw const __appended_start, &raw const __appended_end);
+    // SAFETY: As above.
+    unsafe { core::slice::from_raw_parts(&raw const __appended_start, range.len() as usize) }
 }
 
 /// Bytes of a build-id note before the id: three lengths and the name `GNU`.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The place in the image for a device-tree overlay, which `boot/embed.py` fills after the image
-//! has been built.
+//! The places in the image that are filled after it has been built: for a device-tree overlay, by
+//! `boot/embed.py`, and for the table of what is appended, by `boot/pack.py` (see [`appended`]).
+//!
+//! That of the overlay:
 //!
 //! | bytes | what |
 //! | --- | --- |
@@ -10,6 +12,7 @@
 //! | 64 on | room |
 
 use super::layout;
+use tagstash::appended;
 
 /// What the place begins with.
 const MAGIC: [u8; 16] = *b"TAGSTASH-OVERLAY";
@@ -41,6 +44,19 @@ static SLOT: Slot = Slot {
     unused: [0; HEAD - 24],
     bytes: [0; SIZE - HEAD],
 };
+
+/// The table of appended pieces as it is built, not read by this name either.
+#[used]
+#[unsafe(link_section = ".appended")]
+static APPENDED: Table = Table(appended::EMPTY);
+
+#[repr(C, align(64))]
+struct Table([u8; appended::EMPTY.len()]);
+
+/// The table of appended pieces. Not checked.
+pub fn appended() -> &'static [u8] {
+    layout::appended()
+}
 
 /// The overlay that the image carries, if it does. Not checked: a length that is too large
 /// gives all of the room.
