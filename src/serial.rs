@@ -17,7 +17,7 @@ const LSR_THRE: u32 = 1 << 5;
 /// LSR: the shift register is empty, too.
 const LSR_TEMT: u32 = 1 << 6;
 
-/// Polls after which a port that does not become ready is given up for this byte. A byte takes
+/// Polls after which a port that does not become ready is given up for the time being. A byte takes
 /// 100 us at 115,200 baud, a FIFO of 256 of them 25 ms, and a poll of a device rarely less than
 /// 100 ns.
 const PATIENCE: u32 = 1 << 20;
@@ -91,12 +91,14 @@ impl<B: Bus> Ns16550<B> {
         Ns16550 { layout, bus }
     }
 
-    /// Sends a byte. It is lost where the port never becomes ready, such as one whose clock is
-    /// off: the boot goes on without it.
-    pub fn put(&self, byte: u8) {
-        if self.wait_for(LSR_THRE) {
+    /// Sends a byte. `false` where the port does not become ready, such as one whose clock is
+    /// off: the byte is lost, and who has more of them should not try each.
+    pub fn put(&self, byte: u8) -> bool {
+        let ready = self.wait_for(LSR_THRE);
+        if ready {
             self.bus.write(self.layout.address(THR), self.layout.width, byte.into());
         }
+        ready
     }
 
     /// Waits until all has left the port, but not for ever.
@@ -198,7 +200,7 @@ mod tests {
             let simulated = Simulated::new(first, shift, layout.width, 7);
             let port = Ns16550::new(layout, &simulated);
             for byte in b"tagstash\r\n\xff" {
-                port.put(*byte);
+                assert!(port.put(*byte));
             }
             port.drain();
             let state = simulated.state.borrow();
@@ -212,8 +214,8 @@ mod tests {
         let layout = Layout::new(PhysAddr(BASE), 0x100, 0, 2, 4).unwrap();
         let simulated = Simulated::new(BASE, 2, Width::Four, u32::MAX);
         let port = Ns16550::new(layout, &simulated);
-        port.put(b'a');
-        port.put(b'b');
+        assert!(port.put(b'a'));
+        assert!(!port.put(b'b'));
         port.drain();
         assert_eq!(simulated.state.borrow().sent, b"a");
         assert_eq!(simulated.state.borrow().polls, 1 + 2 * PATIENCE);

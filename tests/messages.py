@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Where a reader looks them up.
 PAGES = ["docs/boards.md", "docs/device-tree.md", "docs/overlay.md"]
 # Sources whose strings reach the console.
-SOURCES = ["src/main.rs", "src/loaded.rs", "src/options.rs", "src/payload.rs", "src/translation.rs", "src/tags", "src/dtb",
+SOURCES = ["src/main.rs", "src/appended.rs", "src/loaded.rs", "src/options.rs", "src/payload.rs", "src/translation.rs", "src/tags", "src/dtb",
            "src/el2"]
 CALL = re.compile(r'\b(?:info|warn|error|debug|say|write|writeln|format_args)!\(|\bstop\(|\bwrite_str\(|=> "|=> \{\s*"')
 LITERAL = re.compile(r'"((?:[^"\\]|\\.)*)"', re.S)

@@ -134,11 +134,16 @@ impl Port {
         }
     }
 
-    fn put(&self, byte: u8) {
-        match self {
-            Port::Pl011(port) => port.put(byte),
+    /// Sends a byte. An error where the port never takes it, which ends the line: the boot goes on.
+    fn put(&self, byte: u8) -> fmt::Result {
+        let sent = match self {
+            Port::Pl011(port) => {
+                port.put(byte);
+                true
+            }
             Port::Ns16550(port) => port.put(byte),
-        }
+        };
+        if sent { Ok(()) } else { Err(fmt::Error) }
     }
 
     /// Waits until all has left the port, which a power-off would cut.
@@ -154,9 +159,9 @@ impl Write for Port {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
             if byte == b'\n' {
-                self.put(b'\r');
+                self.put(b'\r')?;
             }
-            self.put(byte);
+            self.put(byte)?;
         }
         Ok(())
     }
