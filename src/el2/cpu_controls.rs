@@ -5,7 +5,12 @@
 //! needed, each enable that is closed by default opened. Needed are stage 2, the trap of SMC
 //! and little else. The list of what Linux expects is its Documentation/arch/arm64/booting.rst;
 //! bits and conditions are those of the Arm ARM, D24.2. Bits of features that a CPU lacks are
-//! reserved there, so each is set only where an ID register shows its feature.
+//! reserved there, so each is set only where an ID register shows its feature. The exception is
+//! the registers whose every bit is one that must be set not to trap: there all are set.
+//!
+//! Two registers are not here, because what is in them is the core's own and only its firmware
+//! knows it: ACTLR_EL2 and HACR_EL2 stay as they were. How EL1's own registers begin is in
+//! `guest`, stage 2 in `stage2`, what EL2 runs with in `head`.
 
 use super::features::*;
 use super::hide::{hidden, mte2_shown};
@@ -13,7 +18,7 @@ use super::registers::*;
 use aarch64_cpu::registers::*;
 
 /// True on each CPU.
-fn always() -> bool {
+pub fn always() -> bool {
     true
 }
 
@@ -37,18 +42,23 @@ fn activity_monitors_owned() -> bool {
     activity_monitors() && !el3()
 }
 
+/// Of these, monitors that are not architected (AMCFGR_EL0.NCG: groups besides the first).
+fn auxiliary_monitors_owned() -> bool {
+    activity_monitors_owned() && AMCFGR_EL0.get() >> 28 & 0xf != 0
+}
+
 /// The GIC's EL2 registers can be reached: `ICC_SRE_EL2.SRE` stuck when it was set.
 fn gic_registers_enabled() -> bool {
     gic_registers() && ICC_SRE_EL2.is_set(ICC_SRE_EL2::SRE)
 }
 
 /// The profiling buffer belongs to this security state (PMBIDR_EL1.P).
-fn spe_owned() -> bool {
+pub fn spe_owned() -> bool {
     spe() && PMBIDR_EL1.get() & 1 << 4 == 0
 }
 
 /// The trace buffer belongs to this security state (TRBIDR_EL1.P).
-fn trace_buffer_owned() -> bool {
+pub fn trace_buffer_owned() -> bool {
     trace_buffer() && TRBIDR_EL1.get() & 1 << 4 == 0
 }
 
@@ -68,7 +78,7 @@ fn sme2() -> bool {
 }
 
 /// MPAM of any version.
-fn mpam_any() -> bool {
+pub fn mpam_any() -> bool {
     mpam() || mpam_frac()
 }
 
@@ -77,8 +87,23 @@ fn mpam_hcr() -> bool {
     mpam_any() && MPAMIDR_EL1.get() & 1 << 17 != 0
 }
 
+/// MPAM that EL2 enables, because there is no EL3 to do it.
+fn mpam_owned() -> bool {
+    mpam_any() && !el3()
+}
+
+/// MPAM with a partition for streaming mode, MPAMSM_EL1.
+pub fn mpam_streaming() -> bool {
+    mpam_any() && sme()
+}
+
+/// MPAM with PE-side bandwidth control (MPAMIDR_EL1.HAS_BW_CTRL).
+fn mpam_bandwidth() -> bool {
+    mpam_any() && MPAMIDR_EL1.get() & 1 << 56 != 0
+}
+
 /// PMUv3 (ID_AA64DFR0_EL1.PMUVer; 0xf is another PMU).
-fn pmu() -> bool {
+pub fn pmu() -> bool {
     !matches!(pmu_version(), 0 | 0xf)
 }
 
@@ -180,7 +205,9 @@ static CONTROLS: &[Control] = &[
             (hidden, HCR_EL2::TID3::SET.value | HCR_EL2::TID5::SET.value),
         ])
     ),
-    // MCE2 0: exceptions of memory copies go to EL1, which knows how to go on on another CPU.
+    // MCE2 0: exceptions of memory copies go to EL1, as without EL2. A hypervisor that moves a guest
+    // from one kind of CPU to another has to serve them itself, and booting.rst asks for that;
+    // this one never moves it, so they come only where EL1 itself moved a program.
     control!(
         HCRX_EL2,
         hcrx,
@@ -262,7 +289,8 @@ static CONTROLS: &[Control] = &[
     control!(HFGITR2_EL2, fine_traps2, Bits(&[(always, 1 << 0)])), // nDCCIVAPS
     control!(HDFGRTR2_EL2, fine_traps2, Bits(&[(always, DEBUG2_NOT_TRAPPED)])),
     control!(HDFGWTR2_EL2, fine_traps2, Bits(&[(always, DEBUG2_NOT_TRAPPED)])),
-    // EL1 has the physical counter and timer; the virtual counter is the physical one.
+    // EL1 has the physical counter and timer, neither masked nor offset (ECV 0); the virtual
+    // counter is the physical one. The event stream is EL1's own, in CNTKCTL_EL1.
     control!(
         CNTHCTL_EL2,
         always,
@@ -287,15 +315,29 @@ static CONTROLS: &[Control] = &[
         )])
     ),
     control!(ICH_HCR_EL2, gic_registers_enabled, Bits(&[])),
+    // GICv5 has fine-grained traps of its own. 1 means not trapped in each of them.
+    control!(ICH_HFGRTR_EL2, gic_v5, Bits(&[(always, 0x1f_00ff)])),
+    control!(ICH_HFGWTR_EL2, gic_v5, Bits(&[(always, 0x1e_0065)])),
+    control!(ICH_HFGITR_EL2, gic_v5, Bits(&[(always, 0x7ff)])),
     // The longest vectors there are.
     control!(ZCR_EL2, sve, Bits(&[(always, 0x1ff)])),
     control!(SMCR_EL2, sme, Bits(&[(always, 0x1ff), (sme2, 1 << 30), (sme_fa64, 1 << 31)])),
     control!(SMPRIMAP_EL2, priority_mapping, Bits(&[])),
-    // The default partition, nothing trapped.
-    control!(MPAM2_EL2, mpam_any, Bits(&[])),
+    // EL2 in the default partition. EL1 chooses its own, which takes MPAMEN: without EL3 nobody
+    // else sets it, and EL1 cannot. Nothing trapped (EnMPAMSM: MPAMSM_EL1), no partition mapped.
+    control!(MPAM2_EL2, mpam_any, Bits(&[(mpam_streaming, 1 << 50), (mpam_owned, 1 << 63)])),
     control!(MPAMHCR_EL2, mpam_hcr, Bits(&[])),
-    // The four architected counters run, as Linux expects.
+    // No limit for EL2; nTRAP_MPAMBWSM, BW1, BW0, BWIDR.
+    control!(MPAMBW2_EL2, mpam_bandwidth, Bits(&[(always, 0xf << 49)])),
+    // The four architected counters run, as Linux expects, and whatever others there are.
     control!(AMCNTENSET0_EL0, activity_monitors_owned, Bits(&[(always, 0xf)])),
+    control!(
+        AMCNTENSET1_EL0,
+        auxiliary_monitors_owned,
+        Of(|| (1 << (AMCGCR_EL0.get() >> 8 & 0x1f)) - 1)
+    ),
+    // Each System PMU, two bits: EL1 reads and writes it.
+    control!(SPMACCESSR_EL2, system_pmu, Bits(&[(always, u64::MAX)])),
     control!(LORC_EL1, ordering_regions, Bits(&[])),
     control!(GCSCR_EL2, gcs, Bits(&[])),
 ];

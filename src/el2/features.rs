@@ -119,6 +119,8 @@ features! {
     gcs = ID_AA64PFR1_EL1[44] >= 1;
     /// Translation hardening: FEAT_THE.
     hardening = ID_AA64PFR1_EL1[48] >= 1;
+    /// GICv5's CPU interface: FEAT_GCIE.
+    gic_v5 = ID_AA64PFR2_EL1[12] >= 1;
     /// FPMR: FEAT_FPMR.
     fpmr = ID_AA64PFR2_EL1[32] >= 1;
     /// Privileged access never: FEAT_PAN.

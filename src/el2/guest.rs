@@ -2,7 +2,7 @@
 //! The guest: its registers while EL2 runs, and EL1's state when it is entered.
 
 use super::registers::{FPMR, GCSCR_EL1, GCSCRE0_EL1, SCTLR2_EL1, SVCR, TPIDR2_EL0};
-use super::{cache, calls, cpu_controls, features, percpu, stage2};
+use super::{cache, calls, cpu_controls, el1_state, features, percpu, stage2};
 use aarch64_cpu::registers::*;
 use tagstash::events::Kind;
 use tagstash::hypercall::abi::Reply;
@@ -100,6 +100,7 @@ fn reset_el1() {
         GCSCR_EL1.set(0);
         GCSCRE0_EL1.set(0);
     }
+    el1_state::reset();
 }
 
 // The target of the shim is compiled without them, so what is in these registers is the boot

@@ -24,6 +24,7 @@ pub mod calls;
 pub mod console;
 pub mod copy;
 pub mod cpu_controls;
+pub mod el1_state;
 pub mod exception;
 pub mod features;
 pub mod guest;

@@ -114,8 +114,28 @@ system_registers! {
     MPAM2_EL2 = "S3_4_C10_C5_0": set;
     /// MPAM virtualisation (FEAT_MPAM).
     MPAMHCR_EL2 = "S3_4_C10_C4_0": set;
-    /// Activity monitors that count (FEAT_AMUv1).
+    /// PE-side bandwidth control of EL2, and its traps (FEAT_MPAM_PE_BW_CTRL).
+    MPAMBW2_EL2 = "S3_4_C10_C5_4": set;
+    /// Memory partition of EL1 (FEAT_MPAM).
+    MPAM1_EL1 = "S3_0_C10_C5_0": set;
+    /// Memory partition of EL0 (FEAT_MPAM).
+    MPAM0_EL1 = "S3_0_C10_C5_1": set;
+    /// Activity monitors: how many groups of counters.
+    AMCFGR_EL0 = "S3_3_C13_C2_1": get;
+    /// Activity monitors: how many counters in each group.
+    AMCGCR_EL0 = "S3_3_C13_C2_2": get;
+    /// Architected activity monitors that count (FEAT_AMUv1).
     AMCNTENSET0_EL0 = "S3_3_C13_C2_5": set;
+    /// Auxiliary activity monitors that count (FEAT_AMUv1).
+    AMCNTENSET1_EL0 = "S3_3_C13_C3_1": set;
+    /// System performance monitors that EL1 may access (FEAT_SPMU).
+    SPMACCESSR_EL2 = "S2_4_C9_C13_3": set;
+    /// GICv5: fine-grained read traps (FEAT_GCIE).
+    ICH_HFGRTR_EL2 = "S3_4_C12_C9_4": set;
+    /// GICv5: fine-grained write traps (FEAT_GCIE).
+    ICH_HFGWTR_EL2 = "S3_4_C12_C9_6": set;
+    /// GICv5: fine-grained instruction traps (FEAT_GCIE).
+    ICH_HFGITR_EL2 = "S3_4_C12_C9_7": set;
     /// Limited ordering regions (FEAT_LOR).
     LORC_EL1 = "S3_0_C10_C4_3": set;
     /// Statistical profiling of EL2 (FEAT_SPE).
@@ -138,4 +158,62 @@ system_registers! {
     FPMR = "S3_3_C4_C4_2": set;
     /// Extended system control of EL1 (FEAT_SCTLR2).
     SCTLR2_EL1 = "S3_0_C1_C0_3": set;
+    /// Which cache CCSIDR_EL1 describes.
+    CSSELR_EL1 = "S3_2_C0_C0_0": set;
+    /// Performance monitors: stops counters.
+    PMCNTENCLR_EL0 = "S3_3_C9_C12_2": set;
+    /// Performance monitors: takes the interrupt from counters.
+    PMINTENCLR_EL1 = "S3_0_C9_C14_2": set;
+    /// Performance monitors: forgets overflows.
+    PMOVSCLR_EL0 = "S3_3_C9_C12_3": set;
+    /// Performance monitors: what EL0 may access.
+    PMUSERENR_EL0 = "S3_3_C9_C14_0": set;
+    /// System performance monitors that EL0 may access (FEAT_SPMU).
+    SPMACCESSR_EL1 = "S2_0_C9_C13_3": set;
+    /// Profiling buffer limit, and whether it is used (FEAT_SPE).
+    PMBLIMITR_EL1 = "S3_0_C9_C10_0": set;
+    /// Statistical profiling of EL1 and EL0 (FEAT_SPE).
+    PMSCR_EL1 = "S3_0_C9_C9_0": set;
+    /// Trace buffer limit, and whether it is used (FEAT_TRBE).
+    TRBLIMITR_EL1 = "S3_0_C9_C11_0": set;
+    /// Trace of EL1 and EL0 (FEAT_TRF).
+    TRFCR_EL1 = "S3_0_C1_C2_1": set;
+    /// Branch records of EL1 and EL0 (FEAT_BRBE).
+    BRBCR_EL1 = "S2_1_C9_C0_0": set;
+    /// Memory partition of streaming mode (FEAT_MPAM, FEAT_SME).
+    MPAMSM_EL1 = "S3_0_C10_C5_3": set;
+    /// Software context number of EL1 (FEAT_CSV2_2).
+    SCXTNUM_EL1 = "S3_0_C13_C0_7": set;
+    /// Software context number of EL0 (FEAT_CSV2_2).
+    SCXTNUM_EL0 = "S3_3_C13_C0_7": set;
+    /// SVE vector length of EL0 (FEAT_SVE).
+    ZCR_EL1 = "S3_0_C1_C2_0": set;
+    /// SME vector length of EL0 (FEAT_SME).
+    SMCR_EL1 = "S3_0_C1_C2_6": set;
+    /// Streaming mode priority (FEAT_SME).
+    SMPRI_EL1 = "S3_0_C1_C2_4": set;
+    /// Permission indirection of EL1 (FEAT_S1PIE).
+    PIR_EL1 = "S3_0_C10_C2_3": set;
+    /// Permission indirection of EL0 (FEAT_S1PIE).
+    PIRE0_EL1 = "S3_0_C10_C2_2": set;
+    /// Permission overlays of EL1 (FEAT_S1POE).
+    POR_EL1 = "S3_0_C10_C2_4": set;
+    /// Permission overlays of EL0 (FEAT_S1POE).
+    POR_EL0 = "S3_3_C10_C2_4": set;
+    /// Permission overlays of stage 2 (FEAT_S2POE).
+    S2POR_EL1 = "S3_0_C10_C2_5": set;
+    /// Further memory attributes (FEAT_AIE).
+    MAIR2_EL1 = "S3_0_C10_C2_1": set;
+    /// Further auxiliary memory attributes (FEAT_AIE).
+    AMAIR2_EL1 = "S3_0_C10_C3_1": set;
+    /// Bits of descriptors that RCW instructions may change (FEAT_THE).
+    RCWMASK_EL1 = "S3_0_C13_C0_6": set;
+    /// Tags that IRG leaves out (FEAT_MTE2).
+    GCR_EL1 = "S3_0_C1_C0_6": set;
+    /// Seed of IRG (FEAT_MTE2).
+    RGSR_EL1 = "S3_0_C1_C0_5": set;
+    /// Tag check faults of EL1 (FEAT_MTE2).
+    TFSR_EL1 = "S3_0_C5_C6_0": set;
+    /// Tag check faults of EL0 (FEAT_MTE2).
+    TFSRE0_EL1 = "S3_0_C5_C6_1": set;
 }
