@@ -54,12 +54,12 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean linux-test packed uboot-disk uboot
+.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean linux-test packed uboot-disk uboot linux-compare
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
 help: ## Lists the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "V=1 shows the commands; ARGS='...' goes to qemu/run.py; GDB=1 waits for gdb; OVERLAY=FILE goes into the image;"
 	@echo "KERNEL=, INITRD=, BOOTARGS= are the guest of packed and uboot-disk; SUITES='...' picks suites (tests/suite.py --list)."
 
@@ -90,7 +90,7 @@ initramfs: setup ## Fetches Debian's arm64 kernel, builds the Linux guest's ramd
 	$(Q)$(PYTHON) qemu/setup.py --only linux
 	$(Q)echo "build: $(BUILD)/initramfs.img"
 	$(Q)RUSTFLAGS="-C relocation-model=static -C force-frame-pointers=yes -C strip=symbols" $(CARGO_ENV) $(CARGO) build \
-		--release --target $(TARGET) --target-dir target/linux $(CARGO_FLAGS) -p mte-demo --bin mte-demo --features guest
+		--release --target $(TARGET) --target-dir target/linux $(CARGO_FLAGS) -p mte-demo -p cpu-report --features mte-demo/guest,cpu-report/guest
 	$(Q)$(PYTHON) qemu/initramfs.py $(BUILD)/initramfs.img
 
 run: build machine ## Boots the shim with the test guest and ends with a report
@@ -120,6 +120,11 @@ uboot-disk: image $(if $(filter $(BUILD)/linux/Image,$(KERNEL)),initramfs) ## Ma
 
 uboot: uboot-disk machine ## Boots that disk by U-Boot, Linux's shell at the end (exit, or Ctrl-A X)
 	$(Q)$(PYTHON) qemu/run.py --interactive --no-semihosting --cpus 2 --uboot --disk $(BUILD)/uboot-disk.img $(GDB_OPTION) $(ARGS)
+
+# ARGS='--cell newest/max', ARGS=--list, ARGS=--help. What cannot be fetched is a cell that is skipped, and named.
+linux-compare: build machine initramfs ## Compares what Linux sees with the shim and without it: all CPUs, kernels, QEMUs
+	-$(Q)$(PYTHON) qemu/setup.py --only qemu-newest
+	$(Q)$(PYTHON) tests/compare.py $(ARGS)
 
 test: setup ## Runs every suite; the last line counts them
 	$(Q)$(PYTHON) tests/suite.py $(SUITES)
@@ -217,7 +222,8 @@ $(BENCH):
 lint: setup ## Checks formatting and lints, host and firmware
 	$(Q)$(CARGO) fmt --all --check
 	$(Q)$(CARGO) clippy --workspace --all-targets --target-dir target/clippy -- -D warnings
-	$(Q)$(BARE_CLIPPY) -p tagstash -p harness -p mte-demo --features tagstash/firmware,harness/firmware,mte-demo/guest \
+	$(Q)$(BARE_CLIPPY) -p tagstash -p harness -p mte-demo -p cpu-report \
+		--features tagstash/firmware,harness/firmware,mte-demo/guest,cpu-report/guest \
 		-- -D warnings
 
 fmt: ## Formats the sources

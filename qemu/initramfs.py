@@ -20,6 +20,7 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("TAGSTASH_BUILD", ROOT / "build")).resolve()
 PROGRAM = ROOT / "target/linux/aarch64-unknown-none-softfloat/release/mte-demo"
+REPORT = PROGRAM.with_name("cpu-report")
 
 DIRECTORIES = ["bin", "dev", "proc", "root", "sys", "tmp"]
 # The commands that the scripts use or that one may want to try. Busybox has more: `busybox COMMAND`.
@@ -90,6 +91,8 @@ def main() -> int:
         "cell": read(ROOT / "tests/linux/cell", "restore it"),
         "checks": read(ROOT / "tests/linux/checks", "restore it"),
         "checks.lib": read(ROOT / "tests/linux/checks.lib", "restore it"),
+        "bin/cpu-report": read(REPORT, "run `make initramfs`"),
+        "report": read(ROOT / "tests/linux/report/report", "restore it"),
         "init": read(ROOT / "tests/linux/init", "restore it"),
         "work": read(ROOT / "tests/linux/work", "restore it"),
     }

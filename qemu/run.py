@@ -388,12 +388,15 @@ class Tool:
     env: dict[str, str]
 
 
-def load_tools() -> dict[str, Tool]:
-    """Reads which tools set-up chose."""
+def load_tools(newest: bool = False) -> dict[str, Tool]:
+    """Reads which tools set-up chose; `newest` is for the newest QEMU, which is got only when it is asked for."""
     file = BUILD / "tools.json"
     try:
         entries = json.loads(file.read_text())
-        return {name: Tool(list(entries[name]["argv"]), dict(entries[name]["env"])) for name in ("qemu", "dtc")}
+        if newest and "qemu-newest" not in entries:
+            raise RunError("the newest QEMU is not there: `python3 qemu/setup.py --only qemu-newest` fetches it")
+        names = {"qemu": "qemu-newest" if newest else "qemu", "dtc": "dtc"}
+        return {name: Tool(list(entries[entry]["argv"]), dict(entries[entry]["env"])) for name, entry in names.items()}
     except FileNotFoundError:
         raise RunError(f"{file} is not there: run `make setup` first") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -486,7 +489,7 @@ class Machine:
         """Prepares everything up to QEMU's command line; `scratch` holds what exists for this run only."""
         self.options = options
         self.scratch = scratch
-        self.tools = load_tools()
+        self.tools = load_tools(options.qemu == "newest")
         self.ram = options.memory * MIB
         self.env = dict(os.environ)
         self.env.update(self.tools["qemu"].env)
@@ -985,6 +988,8 @@ def parse_options() -> argparse.Namespace:
     add("--board", choices=["virt", "versal", "raspi3b"], default="virt",
         help="QEMU's virt machine; its Xilinx Versal board: two Cortex-A72, RAM from 0 on, no MTE; or its Raspberry Pi 3 with "
              "the mini UART as the console, an 8250-like port, and no PSCI (both with --plain). Default: virt")
+    add("--qemu", choices=["chosen", "newest"], default="chosen",
+        help="the QEMU that set-up chose, or the newest one (qemu/setup.py --only qemu-newest). Default: chosen")
     add("--image", type=Path, default=BUILD / "tagstash.img", help="firmware image (default: build/tagstash.img)")
     add("--kernel", type=Path, help="guest kernel or test payload, a raw image")
     add("--initrd", type=Path, help="initial ramdisk for the guest")

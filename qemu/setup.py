@@ -9,8 +9,9 @@ and no root rights are needed. Running it again costs a fraction of a second.
 
 With `--only linux`, and then only, it gets the guest that `make linux` boots: Debian's own arm64 kernel and busybox, under
 build/linux. With `--only kernels`, and then only, it gets the kernels of `make linux-test`, with their modules, under
-build/linux/kernels (`--kernel NAME` gets one of them alone). With `--only herd`, and then only, it gets herd7 for `make litmus`. Exit
-status: 0 if all is there, 3 if the guest, a kernel or herd7 could not be downloaded, 1 for any other trouble.
+build/linux/kernels (`--kernel NAME` gets one of them alone). With `--only herd`, and then only, it gets herd7 for `make litmus`; with
+`--only qemu-newest`, and then only, a second, newer QEMU for `make linux-compare`. Exit status: 0 if all is there, 3 if the guest, a
+kernel, herd7 or the newest QEMU could not be downloaded, 1 for any other trouble.
 
 Results: build/tools.json (read by qemu/run.py, qemu/initramfs.py and tests/suite.py); build/cargo.env and build/cargo.flags (read by the
 Makefile), which are empty where the bare-metal target is installed.
@@ -552,6 +553,49 @@ def find_qemu(old: dict[str, dict], ignore_system: bool) -> Program:
             reason += f"\nFound on this system: {too_old}"
         raise SetupError(f"{reason}\nWhat to do: {QEMU_BY_HAND}") from None
     say("qemu", f"{program.version} (fetched to {relative(tree)})")
+    return program
+
+
+QEMU_NEWEST_SUITES = ["trixie", "trixie-backports"]
+
+
+def find_qemu_newest(old: dict[str, dict]) -> Program:
+    """Finds the newest QEMU that can be had, whose `max` has more features than the QEMU that all else runs on; or fetches it.
+
+    It comes with a C library of its own, because it is built for another Debian than this system may be.
+    """
+    known = recorded("qemu-newest", old)
+    if known:
+        say("qemu", f"newest: {known.version} ({'system' if known.origin == 'system' else 'under ' + relative(TOOLS)})")
+        return known
+    tree = TOOLS / "qemu-newest"
+    try:
+        program = qemu_of_tree(tree)
+        if program is None:
+            status, text = run(["dpkg", "--print-architecture"], 20)
+            if status != 0:
+                raise SetupError(f"dpkg does not tell this system's architecture:\n{indent(text)}")
+            apt = Apt("qemu-newest", QEMU_NEWEST_SUITES, text.strip())
+            apt.update("qemu")
+            offered = apt.versions("qemu-system-arm")
+            if not offered:
+                raise NotDownloaded("no archive that could be reached offers qemu-system-arm")
+            apt.fetch_tree("qemu", ["qemu-system-arm"], offered[0][1], tree)
+            program = qemu_of_tree(tree)
+        if program is None:
+            raise SetupError(f"the packages fetched hold no {QEMU_BINARY} that runs")
+        trouble = check_qemu_starts(program.argv, program.env)
+        if trouble is not None:
+            shutil.rmtree(tree, ignore_errors=True)
+            raise SetupError(f"the QEMU fetched ({program.version}) does not start the virt machine:\n{trouble}")
+    except SetupError as error:
+        raise NotDownloaded(f"the newest QEMU could not be got: {error}\nWhat to do: look whether this machine reaches the archives "
+                            f"listed under /etc/apt; nothing but `make linux-compare` and the suites that name it need it") from None
+    chosen = recorded("qemu", old)
+    if chosen and numbers(chosen.version) >= numbers(program.version):
+        say("qemu", f"newest: {chosen.version}, the chosen one")
+        return chosen
+    say("qemu", f"newest: {program.version} (fetched to {relative(tree)})")
     return program
 
 
@@ -1183,9 +1227,11 @@ def write_if_changed(file: Path, text: str) -> None:
 def main() -> int:
     """Sets everything up; returns the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="Results are kept under build/.")
-    parser.add_argument("--only", choices=["rust", "qemu", "dtc", "u-boot", "linux", "kernels", "herd"], action="append",
+    parser.add_argument("--only", choices=["rust", "qemu", "dtc", "u-boot", "linux", "kernels", "herd", "qemu-newest"],
+                        action="append",
                         help="look after this only (may be given again); u-boot, linux, the guest of `make linux`, kernels, for "
-                             "`make linux-test`, and herd, for `make litmus`, are got only when they are asked for")
+                             "`make linux-test`, herd, for `make litmus`, and qemu-newest, for `make linux-compare`, are got only "
+                             "when they are asked for")
     parser.add_argument("--kernel", choices=KERNEL_NAMES, action="append",
                         help="with `--only kernels` (which it stands for), get this kernel (may be given again; default: all)")
     parser.add_argument("--ignore-system", action="store_true",
@@ -1222,6 +1268,8 @@ def main() -> int:
             new["linux"] = find_linux(old)
         if "kernels" in wanted:
             new["kernels"], trouble = find_kernels(options.kernel or KERNEL_NAMES, old)
+        if "qemu-newest" in wanted:
+            new["qemu-newest"] = find_qemu_newest(old).record()
         if "herd" in wanted:
             new["herd"] = find_herd(old).record()
     except SetupError as error:

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Tests Linux above the shim from outside; results in the Test Anything Protocol.
 
-  shell      drives `make linux` on a terminal of its own: the prompt, keys, and the end; and looks at the tag storage behind
-             the machine's back while a program of the guest holds a tagged page still
-  features   boots the same kernel with the shim and without it, and compares what it says of the CPUs
+  shell   drives `make linux` on a terminal of its own: the prompt, keys, and the end; and looks at the tag storage behind
+          the machine's back while a program of the guest holds a tagged page still
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import re
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,10 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "qemu"))
 import run as machine  # noqa: E402  (the machine's own layout and places)
 
-KERNEL = machine.BUILD / "linux" / "Image"
-INITRD = machine.BUILD / "initramfs.img"
 MEMORY_MIB = 512
-CPUS = 2
 PAGE = 4096
 PROMPT = "/ # "
 # How long a boot, or a command, may take on a machine that is busy with other things.
@@ -255,56 +250,11 @@ def shell() -> int:
     return tap.finish()
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# With the shim and without
-
-
-def boot(name: str, *options: str) -> dict[str, list[str]]:
-    """Boots the kernel once; returns what it says of the CPUs, by kind."""
-    command = [sys.executable, str(ROOT / "qemu" / "run.py"), "--cpus", str(CPUS), "--memory", str(MEMORY_MIB),
-               "--no-semihosting", "--timeout", f"{PATIENCE:g}", "--expect", "# linux features complete", *options]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          errors="replace", check=False)
-    sys.stdout.write("".join(f"{name} | {line}\n" for line in done.stdout.splitlines()))
-    if done.returncode != 0:
-        raise Failed(f"{name} ended with status {done.returncode}")
-    found: dict[str, list[str]] = {}
-    for kind, value in re.findall(r"^# (kernel|detected|hwcap|register): (.+?)\r?$", done.stdout, re.M):
-        found.setdefault(kind, []).append(value)
-    return found
-
-
-def features() -> int:
-    """Compares the CPUs that the kernel sees with the shim and without it."""
-    tap = Tap()
-    words = "console=ttyAMA0 earlycon panic=-1 tagstash.test=features"
-    try:
-        above = boot("above the shim", "--kernel", str(KERNEL), "--initrd", str(INITRD), "--no-harness-args", "--bootargs", words)
-        # QEMU starts the kernel at EL1 itself. PSCI is called by HVC there, and that is all the difference.
-        alone = boot("alone", "--plain", "--el", "1", "--image", str(KERNEL), "--", "-initrd", str(INITRD), "-append", words)
-        trouble = None
-    except Failed as why:
-        above, alone, trouble = {}, {}, str(why)
-    tap.result("the kernel boots above the shim, and alone at EL1", trouble)
-    for kind, what in (("kernel", "both are the same kernel"), ("detected", "it detects the same CPU features"),
-                       ("hwcap", "it offers programs the same features"), ("register", "it reads the same ID registers")):
-        ours, theirs = above.get(kind, []), alone.get(kind, [])
-        missing = [value for value in theirs if value not in ours]
-        more = [value for value in ours if value not in theirs]
-        trouble = None
-        if not ours or not theirs:
-            trouble = f"nothing to compare: {len(ours)} lines above the shim, {len(theirs)} alone"
-        elif missing or more:
-            trouble = f"missing above the shim: {', '.join(missing) or 'nothing'}; there only: {', '.join(more) or 'nothing'}"
-        tap.result(what, trouble)
-    return tap.finish()
-
-
 def main() -> int:
     """Runs what was asked for; returns the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["shell", "features"])
-    options = parser.parse_args()
+    parser.add_argument("what", choices=["shell"])
+    parser.parse_args()
 
     def on_signal(number: int, _frame: object) -> NoReturn:
         print(f"Bail out! ended by {signal.Signals(number).name}", flush=True)
@@ -312,7 +262,7 @@ def main() -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
-    return shell() if options.what == "shell" else features()
+    return shell()
 
 
 if __name__ == "__main__":

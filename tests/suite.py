@@ -276,7 +276,8 @@ def lint_steps() -> Iterator[Step]:
     """Checks formatting and lints."""
     cargo = ["cargo", "clippy", "--target-dir", "target/clippy"]
     firmware = ["--release", "--target", "aarch64-unknown-none-softfloat", "-p", "tagstash", "-p", "harness", "-p",
-                "mte-demo", "--features", "tagstash/firmware,harness/firmware,mte-demo/guest"]
+                "mte-demo", "-p", "cpu-report", "--features",
+                "tagstash/firmware,harness/firmware,mte-demo/guest,cpu-report/guest"]
     flags, env = bare_metal()
     yield Step("lint-host", ["sh", "-c", "cargo fmt --all --check && exec \"$@\"", "sh", *cargo, "--workspace",
                              "--all-targets", "--", "-D", "warnings"], 240,
@@ -855,7 +856,7 @@ def linux_steps() -> Iterator[Step]:
     """Boots Linux above the shim: its own checks, its shell on a terminal, its CPUs compared, other kernels and machines."""
     yield Step("linux-cells-check", [sys.executable, "tests/linux_test.py", "--check"], 60, read_tap)
     yield Step("linux-setup", [sys.executable, "qemu/setup.py", "--only", "linux"], 600,
-               read_fetch("Debian's kernel", "linux, linux-features, linux-shell, linux-cells"))
+               read_fetch("Debian's kernel", "linux, linux-shell, linux-cells"))
     # Without it the step above has said what is skipped, or has failed.
     if not (BUILD / "linux" / "Image").is_file():
         return
@@ -864,9 +865,24 @@ def linux_steps() -> Iterator[Step]:
                          "--cpus", "2", "--memory", "512", "--no-harness-args", "--no-semihosting", "--bootargs",
                          LINUX_WORDS, "--expect", "# linux checks complete", "--timeout", "240"], 240 + GRACE_SECONDS,
                read_tap)
-    yield Step("linux-features", [sys.executable, "tests/linux.py", "features"], 240, read_tap)
     yield Step("linux-shell", [sys.executable, "tests/linux.py", "shell"], 300, read_tap)
     yield Step("linux-cells", [sys.executable, "tests/linux_test.py", *LINUX_CELLS], 1200, read_tap)
+
+
+def compare_steps() -> Iterator[Step]:
+    """Compares what a guest sees above the shim with what it sees without, on two versions of QEMU."""
+    yield Step("compare-setup", [sys.executable, "qemu/setup.py", "--only", "linux"], 600,
+               read_fetch("Debian's kernel", "compare"))
+    if not (BUILD / "linux" / "Image").is_file():
+        return
+    yield Step("compare-ramdisk", ["make", "--no-print-directory", "initramfs"], 300, read_single("the ramdisk builds"))
+    yield Step("compare", [sys.executable, "tests/compare.py", "--quick"], 900, read_tap)
+    yield Step("compare-qemu", [sys.executable, "qemu/setup.py", "--only", "qemu-newest"], 600,
+               read_fetch("the newest QEMU", "compare-newest, harness-newest"))
+    if not (BUILD / "tools" / "qemu-newest").is_dir():
+        return
+    yield Step("compare-newest", [sys.executable, "tests/compare.py", "--quick-newest"], 600, read_tap)
+    yield machine("harness-newest", 180, "", read_tap, "--layout", "one", "--qemu", "newest")
 
 
 SUITES = [
@@ -905,6 +921,8 @@ SUITES = [
     Suite("uboot", "U-Boot boots shim and guest from a disk: booti, a FIT, one file, Debian's Linux", uboot_steps, needs_firmware=True),
     Suite("packed", "shim and guest in one file, whole and damaged; the tools that make it, disks and FITs", packed_steps, needs_firmware=True),
     Suite("linux", "Debian's Linux above the shim: checks, shell, memory tagging", linux_steps, needs_firmware=True),
+    Suite("compare", "what a guest sees of the CPU, above the shim and without it; on the newest QEMU too", compare_steps,
+          needs_firmware=True),
     Suite("entry", "entered at EL1 or EL3: a message, and a stop", entry_steps, needs_firmware=True),
     Suite("dist", "the release archive, the same from two clones", dist_steps, needs_firmware=True),
     Suite("gdb", "debugged through QEMU's stub, panics symbolized", gdb_steps, needs_firmware=True),

@@ -126,6 +126,11 @@ impl Machine {
         self.argument("mode") == Some("registers")
     }
 
+    /// Whether every System register is wanted rather than tests.
+    pub fn wants_sweep(&self) -> bool {
+        self.argument("mode") == Some("sweep")
+    }
+
     /// Whether numbers of instructions are wanted rather than tests.
     pub fn wants_report(&self) -> bool {
         self.argument("mode") == Some("report")

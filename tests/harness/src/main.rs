@@ -6,8 +6,9 @@
 //!
 //! Boot arguments:
 //!
-//! * `mode=test` (default), `mode=report`, `mode=registers`: the ID registers of every CPU, or
-//!   `mode=bench`: the instructions of every call, of which `part=` picks some
+//! * `mode=test` (default), `mode=report`, `mode=registers`: the ID registers of every CPU,
+//!   `mode=sweep`: every System register, without the shim too, or `mode=bench`: the instructions
+//!   of every call, of which `part=` picks some
 //! * `tagstash.test=TEXT,...`: the tests whose name has a TEXT in it (`_` for a space)
 //! * `cpus=N`: use no more than N CPUs
 //! * `times=yes`: say how long each test took
@@ -43,6 +44,7 @@ mod report;
 mod semihosting;
 mod smp;
 mod stash;
+mod sweep;
 mod tags;
 mod tap;
 
@@ -88,6 +90,11 @@ pub extern "C" fn primary_main(tree: u64) -> ! {
         Ok(machine) => machine,
         Err(why) => bail_out!("{why}"),
     };
+    if machine.wants_sweep() {
+        sweep::run();
+        println!("# sweep complete");
+        semihosting::exit(0)
+    }
     find_shim(machine);
     if machine.wants_registers() {
         cases::print_registers();
