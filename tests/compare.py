@@ -44,6 +44,8 @@ MEMORY_MIB = 512
 # How long one boot may take on a machine that is busy with other things.
 PATIENCE = 240
 WORDS = "console=ttyAMA0 earlycon panic=-1 nokaslr tagstash.test=report"
+# What run.py ends with when SIGSEGV ended QEMU.
+CRASHED = 128 + signal.SIGSEGV
 LINE = re.compile(r"^# ([a-z]+): (.*?)\s*$", re.M)
 
 # CPU models, and whether they have MTE: without it the machine has no tag storage, and is QEMU's own.
@@ -51,7 +53,7 @@ MODELS = {"max": True, "neoverse-n2": True, "cortex-a710": True, "cortex-a76": F
 QEMUS = ["chosen", "newest"]
 KERNELS = ["6.1", "6.12", "newest", "5.10"]
 # Kinds of lines that a whole report has, and how many of each at least.
-LINUX_KINDS = {"capabilities": 3, "cpu": 10, "cpuinfo": 16, "driver": 3, "id": 100, "instruction": 60, "interrupt": 8, "kernel": 1,
+LINUX_KINDS = {"capabilities": 3, "cpu": 10, "cpuinfo": 16, "driver": 3, "gcs": 1, "id": 100, "instruction": 60, "interrupt": 8, "kernel": 1,
                "log": 150, "perf": 20, "pmu": 5, "speculation": 3, "sysctl": 2, "timer": 4, "vectors": 2, "vulnerability": 8}
 SWEEP_KINDS = {"read": 150, "write": 100, "execute": 25}
 
@@ -249,7 +251,10 @@ def compare(cell: Cell, documented: Documented, reuse: bool) -> None:
         run.join()
     for side, run in runs.items():
         # Written when it is whole only, so that nothing else is used again.
-        if run.status != 0:
+        if run.status == CRASHED and re.search(r"^# (sweep|linux report) complete\s*$", run.text, re.M):
+            # Once in some fifty runs QEMU's threads trip over its exit, as tests/suite.py says. The report is whole.
+            print(f"# {cell.name}: {side}: QEMU crashed on its way out, after the guest's last line", flush=True)
+        elif run.status != 0:
             tail = "\n".join("    " + line for line in run.text.splitlines()[-15:])
             raise tap.Failed(f"{side}: status {run.status} of {shlex.join(run.command)}; the end of what it said:\n{tail}")
         (cell.directory / f"{side}.txt").write_text(run.text)

@@ -10,6 +10,7 @@
 #![no_std]
 #![no_main]
 
+mod control_stack;
 mod identification;
 mod instructions;
 mod interrupts;
@@ -44,6 +45,7 @@ pub(crate) extern "C" fn start(words: *const u64) -> ! {
             identification::print(cpu);
             instructions::print(cpu);
             perf::print(cpu);
+            control_stack::print(cpu);
         }
     }
     interrupts::provoke();
