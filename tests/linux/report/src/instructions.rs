@@ -75,6 +75,8 @@ pub fn print(cpu: u64) {
         "SVE2: HISTSEG" = ".inst 0x4521a000";
         "SME: RDSVL" = ".inst 0x04bf582a";
         "SME: SMSTART, SMSTOP" = ".inst 0xd503477f" ".inst 0xd503467f";
+        "SME FA64: AESE in streaming mode"
+            = ".inst 0xd503437f" ".inst 0x4e284820" ".inst 0xd503427f";
         "SME2: ZERO ZT0" = ".inst 0xd503477f" ".inst 0xc0480001" ".inst 0xd503467f";
         "WFI" = "wfi";
         "TSTART, TCOMMIT" = ".inst 0xd523306a" ".inst 0xd503307f";
