@@ -52,7 +52,7 @@ pub enum Kind {
     PoolCreated = 9,
     /// POOL_DESTROY destroyed a pool; the argument is its id.
     PoolDestroyed = 10,
-    /// A PSCI or SDEI call was not passed on to firmware; the argument is its function number.
+    /// A PSCI or SDEI call was kept from firmware; the argument is its function number.
     CallRefused = 11,
 }
 

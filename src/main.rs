@@ -73,6 +73,7 @@ extern "C" fn boot(tree: u64, next_table: u64) -> ! {
         Some(Err(error)) => warn!("the image's overlay: {error}: it is not applied"),
     }
     smc::init(tree.psci == Some(Conduit::Smc));
+    refuse_spin_table(&tree);
     let cpus = count_cpus(&tree);
 
     // What is taken already, then what the shim takes.
@@ -259,6 +260,18 @@ fn banner() {
     info!("image at {}", layout::image());
 }
 
+/// Stops if a CPU besides this one waits in a spin table: the guest would release it into itself at
+/// EL2, where all is open to it, and nothing that the shim can do to the tree or to the guest's map
+/// takes that away for certain.
+fn refuse_spin_table(tree: &BootTree) {
+    if let Some(cpu) = tree.spin_table.iter().find(|cpu| **cpu != psci::this_cpu()) {
+        stop(format_args!(
+            "CPU {cpu:#x} waits in a spin table (enable-method), from which the guest would start it at \
+             EL2, past the shim: have firmware start CPUs by PSCI"
+        ))
+    }
+}
+
 /// Numbers the CPUs; returns how many are served.
 fn count_cpus(tree: &BootTree) -> usize {
     let cpus = psci::init(&tree.cpus);
@@ -274,6 +287,13 @@ fn count_cpus(tree: &BootTree) -> usize {
              shim with a larger MAX_CPUS (platform.rs)",
             tree.cpus.len(),
             percpu::MAX_CPUS
+        );
+    }
+    let states = tree.idle_states.len();
+    let lost = tree.idle_states.iter().filter(|state| !psci::suspend().is_standby(**state)).count();
+    if lost != 0 {
+        info!(
+            "idle states: {lost} of {states} are not offered, because they are no standby states"
         );
     }
     let psci = match tree.psci {
@@ -636,7 +656,8 @@ fn place_guest_tree(
     let bootargs = tree.kernel.as_ref().and_then(|module| module.bootargs.as_deref());
     // The guest knows nothing of where its map ends.
     let no_map = [hidden, &beyond(&tree.memory, stage2::range())].concat();
-    let plan = GuestPlan { no_map: &no_map, bootargs, initrd: tree.ramdisk };
+    let suspend = psci::suspend();
+    let plan = GuestPlan { no_map: &no_map, bootargs, initrd: tree.ramdisk, suspend };
     let copy = guest_tree(blob, &plan).unwrap_or_else(|error| stop(error));
     // Aligned so that it crosses no multiple of 2 MiB, as kernels before 4.2 ask.
     let place = loop {

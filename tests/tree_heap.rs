@@ -118,7 +118,7 @@ fn p9_heap_and_stack_stay_within_what_is_said_before() {
         let blob = tree.flatten(&[(0x1000, 0x1000)], false);
         let needed = Blob::check(&blob).unwrap().heap_needed();
         let no_map = [PhysRange::new(PhysAddr(0x4020_0000), 0x20_0000).unwrap()];
-        let plan = GuestPlan { no_map: &no_map, bootargs: Some("x"), initrd: None };
+        let plan = GuestPlan { no_map: &no_map, bootargs: Some("x"), ..GuestPlan::default() };
         assert_eq!(peak(|| console(&blob)), 0);
         let peaks = [
             peak(|| read(&blob).unwrap()),

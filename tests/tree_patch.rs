@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use tagstash::addr::{PhysAddr, PhysRange};
 use tagstash::dtb::patch::{GuestPlan, PatchError, guest_tree};
 use tagstash::dtb::read::{BootTree, TreeError, read};
+use tagstash::psci::Suspend;
 use tagstash::tags::binding::regions;
 use trees::{Reg, Tree, fvp, node, virt, virt_google, virt_v1};
 
@@ -65,6 +66,7 @@ fn the_guest_sees_the_board_without_shim_storage_and_modules() {
         no_map: &no_map,
         bootargs: Some("console=ttyAMA0"),
         initrd: Some(range((0x4a00_0000, 0x12_3456))),
+        ..GuestPlan::default()
     };
     for nops in [false, true] {
         let old = virt().flatten(&[(0x6000_0000, 0x1000)], false);
@@ -170,6 +172,7 @@ fn what_is_missing_is_made() {
             no_map: &[range(SHIM)],
             bootargs: Some("x"),
             initrd: Some(range((0x4000_0000, 1))),
+            ..GuestPlan::default()
         };
         let new = guest_tree(&tree.blob(), &plan).unwrap();
         let properties = flat(&new);
@@ -346,6 +349,104 @@ fn tag_storage_of_every_dialect_goes_disabled_or_not() {
     let new = flat(&patch(&tree, &[]));
     assert!(new.keys().all(|path| !path.contains("tags") && !path.contains("metadata")), "{new:?}");
     assert!(new.contains_key("/memory@8f8000000:reg"));
+}
+
+/// A board with idle states of CPUs and of power domains: standby and powered down, in the original
+/// format and, by their extended StateIDs, the other way round.
+fn idle_board() -> Tree {
+    let state = |name: &str, compatible: &str, parameter: u32, phandle: u32| {
+        node(name)
+            .with("compatible", compatible)
+            .with("arm,psci-suspend-param", [parameter])
+            .with("phandle", [phandle])
+    };
+    let mut tree = virt();
+    tree.at("cpus").add(
+        node("idle-states")
+            .with("entry-method", "psci")
+            .child(state("off", "arm,idle-state", 0x1_0000, 0x51))
+            .child(state("retention", "arm,idle-state", 0x2, 0x52))
+            .child(state("deep", "arm,idle-state", 0x4000_0003, 0x53))
+            // Not entered by PSCI.
+            .child(node("other").with("compatible", "arm,idle-state").with("phandle", [0x54u32])),
+    );
+    tree.at("cpus").add(
+        node("domain-idle-states")
+            .child(state("cluster-off", "domain-idle-state", 0x101_0000, 0x61))
+            .child(state("cluster-retention", "domain-idle-state", 0x100_0000, 0x62)),
+    );
+    tree.at("cpus/cpu@0").set("cpu-idle-states", [0x51u32, 0x52, 0x53, 0x54]);
+    tree.at("cpus/cpu@1").set("cpu-idle-states", [0x51u32, 0x53]);
+    tree.at("psci").add(node("power-domain").with("domain-idle-states", [0x62u32, 0x61]));
+    // No idle state, whatever its property is called.
+    tree.add(node("clock").with("arm,psci-suspend-param", [0x1_0000u32]));
+    tree
+}
+
+/// No state is left that CPU_SUSPEND refuses, and no hole in any list.
+#[test]
+fn idle_states_that_are_refused_go_with_what_refers_to_them() {
+    let tree = idle_board();
+    let old = tree.blob();
+    for (suspend, gone, lists) in [
+        (
+            Suspend::Original,
+            vec!["idle-states/off", "idle-states/deep", "domain-idle-states/cluster-off"],
+            [Some(vec![0x52u32, 0x54]), None, Some(vec![0x62])],
+        ),
+        (
+            Suspend::Extended,
+            vec!["idle-states/deep"],
+            [Some(vec![0x51, 0x52, 0x54]), Some(vec![0x51]), Some(vec![0x62, 0x61])],
+        ),
+        (
+            Suspend::None,
+            vec![
+                "idle-states/off",
+                "idle-states/retention",
+                "idle-states/deep",
+                "domain-idle-states/cluster-off",
+                "domain-idle-states/cluster-retention",
+            ],
+            [Some(vec![0x54]), None, None],
+        ),
+    ] {
+        let new = guest_tree(&old, &GuestPlan { suspend, ..GuestPlan::default() }).unwrap();
+        let mut expected = flat(&guest_tree(&virt().blob(), &GuestPlan::default()).unwrap());
+        for (path, value) in flat(&old) {
+            let parts: Vec<&str> = path.split(':').collect();
+            let is_gone = gone.iter().any(|state| parts[0] == format!("/cpus/{state}"));
+            let is_list = parts[1].ends_with("idle-states");
+            let is_ours = path.contains("idle-state") || path.contains("/clock:");
+            if is_ours && !is_gone && !is_list {
+                expected.insert(path, value);
+            }
+        }
+        let places = ["/cpus/cpu@0:cpu", "/cpus/cpu@1:cpu", "/psci/power-domain:domain"];
+        for (place, list) in places.into_iter().zip(lists) {
+            if let Some(list) = list {
+                let value = list.iter().flat_map(|phandle| phandle.to_be_bytes()).collect();
+                expected.insert(format!("{place}-idle-states"), value);
+            }
+        }
+        assert_eq!(flat(&new), expected, "{suspend:?}");
+        let left = read(&new).unwrap().idle_states;
+        assert!(left.iter().all(|state| suspend.is_standby(*state)), "{left:x?}");
+    }
+}
+
+/// A list or a parameter of odd length: what can be told of it.
+#[test]
+fn idle_states_that_are_malformed_go_and_lists_keep_what_is_no_phandle() {
+    let mut tree = idle_board();
+    tree.at("cpus/idle-states/retention").set("arm,psci-suspend-param", [0u8, 0, 2]);
+    tree.at("cpus/idle-states/off").unset("phandle");
+    tree.at("cpus/cpu@1").set("cpu-idle-states", [0u8, 0, 0, 0x52, 0, 0, 0, 0x51, 0, 7]);
+    let plan = GuestPlan { suspend: Suspend::Original, ..GuestPlan::default() };
+    let new = flat(&guest_tree(&tree.blob(), &plan).unwrap());
+    assert!(new.keys().all(|path| !path.contains("/retention") && !path.contains("/off")));
+    assert_eq!(new["/cpus/cpu@1:cpu-idle-states"], [0, 0, 0, 0x51, 0, 7]);
+    assert_eq!(new["/cpus/cpu@0:cpu-idle-states"], [0, 0, 0, 0x51, 0, 0, 0, 0x54]);
 }
 
 /// Names that the specification does not allow, but boards have.

@@ -40,6 +40,8 @@ fn a_board_is_read_as_a_whole() {
         bootargs: Some("quiet tagstash.log=debug".into()),
         psci: Some(Conduit::Smc),
         cpus: vec![0, 1],
+        spin_table: vec![],
+        idle_states: vec![],
     };
     let reservations = [(0x4000_0000, 0x1000), (0x6000_0001, 0x123)];
     for nops in [false, true] {
@@ -200,6 +202,71 @@ fn cpus_have_one_cell_or_two_and_a_number_for_each_thread() {
     tree.at("cpus/cpu@1").set("reg", [0u32, 0x8000_0000]);
     let found = read(&tree.blob()).unwrap();
     assert_eq!(found.cpus, [0x1_0000_0100, 0x1_0000_0101, 0x8000_0000]);
+}
+
+#[test]
+fn p7_cpus_that_wait_in_a_spin_table_are_listed() {
+    let spinning = |change: fn(&mut Tree)| {
+        let mut tree = virt();
+        change(&mut tree);
+        let tree = read(&tree.blob()).unwrap();
+        assert_eq!(tree.cpus.first(), Some(&0));
+        tree.spin_table
+    };
+    assert_eq!(spinning(|tree| tree.at("cpus/cpu@1").set("enable-method", "psci")), []);
+    assert_eq!(spinning(|tree| tree.at("cpus/cpu@1").set("enable-method", "spin-table")), [1]);
+    assert_eq!(
+        spinning(|tree| tree.at("cpus/cpu@1").set("enable-method", ["psci", "spin-table"])),
+        [1]
+    );
+    // Not started yet, which is what a spin table is for.
+    assert_eq!(
+        spinning(|tree| {
+            tree.at("cpus/cpu@1").set("enable-method", "spin-table");
+            tree.at("cpus/cpu@1").set("status", "disabled");
+        }),
+        [1]
+    );
+    assert_eq!(
+        spinning(|tree| {
+            tree.at("cpus/cpu@1").set("enable-method", "spin-table");
+            tree.at("cpus/cpu@1").set("status", "fail");
+        }),
+        []
+    );
+    // For all CPUs at once, but for one that has its own.
+    assert_eq!(
+        spinning(|tree| {
+            tree.at("cpus").set("enable-method", "spin-table");
+            tree.at("cpus/cpu@1").set("enable-method", "psci");
+        }),
+        [0]
+    );
+}
+
+#[test]
+fn idle_states_are_listed_where_they_are_enabled_and_entered_by_psci() {
+    let mut tree = virt();
+    let state = |name: &str| {
+        node(name)
+            .with("compatible", "arm,idle-state")
+            .with("arm,psci-suspend-param", [0x1_0000u32])
+    };
+    tree.at("cpus").add(
+        node("idle-states")
+            .child(state("a"))
+            .child(state("b").with("status", "disabled"))
+            .child(node("c").with("compatible", "arm,idle-state"))
+            .child(node("d").with("arm,psci-suspend-param", [4u32])),
+    );
+    tree.add(
+        node("domains").child(
+            node("e")
+                .with("compatible", ["vendor,state", "domain-idle-state"])
+                .with("arm,psci-suspend-param", [5u32]),
+        ),
+    );
+    assert_eq!(read(&tree.blob()).unwrap().idle_states, [0x1_0000, 5]);
 }
 
 #[test]

@@ -59,7 +59,12 @@ fn exercise(blob: &[u8], tally: &mut Tally) {
     let ranges = [(0x7e00_0000, 0x1f0_0000), (0x4020_0000, 0x20_0000)]
         .map(|(start, length)| PhysRange::new(PhysAddr(start), length).unwrap());
     let outcome = catch_unwind(|| {
-        let plan = GuestPlan { no_map: &ranges, bootargs: Some("x"), initrd: Some(ranges[1]) };
+        let plan = GuestPlan {
+            no_map: &ranges,
+            bootargs: Some("x"),
+            initrd: Some(ranges[1]),
+            ..GuestPlan::default()
+        };
         let _ = total_size(blob);
         (console(blob), read(blob), regions(blob), guest_tree(blob, &plan))
     });

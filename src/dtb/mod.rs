@@ -7,6 +7,7 @@
 //! | [`console`] | the serial port, found without a heap |
 //! | [`bus`] | cells and `ranges`: what the addresses of a node's children are to its parent |
 //! | [`node`] | cells, `reg`, `compatible` and `status` of one node |
+//! | `idle` | idle states: which there are, which the guest may see |
 //! | [`read`] | all that the boot story needs to know |
 //! | [`overlay`] | changes to the loader's tree that the image carries |
 //! | [`patch`] | the guest's copy |
@@ -17,6 +18,7 @@ pub mod blob;
 pub mod bus;
 pub mod console;
 pub mod error;
+mod idle;
 pub mod node;
 pub mod overlay;
 pub mod patch;

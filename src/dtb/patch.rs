@@ -4,9 +4,11 @@
 use super::blob::{Blob, MAX_SIZE};
 use super::bus::Bus;
 use super::error::TreeError;
+use super::idle;
 use super::node::{self, Cells};
 use super::read;
 use crate::addr::{PhysAddr, PhysRange};
+use crate::psci::Suspend;
 use crate::tags::binding;
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -34,6 +36,8 @@ pub struct GuestPlan<'a> {
     pub bootargs: Option<&'a str>,
     /// The initial ramdisk. `None` leaves what `/chosen` has.
     pub initrd: Option<PhysRange>,
+    /// Which idle states are relayed to firmware; the others go.
+    pub suspend: Suspend,
 }
 
 /// Why the guest's copy cannot be made.
@@ -114,6 +118,7 @@ impl From<TreeError> for PatchError {
 ///   addresses in those terms. Kernels read them as CPU addresses whatever `ranges` says, and
 ///   pass over a node with other cells, and with it every reservation in it. Written like this
 ///   the tree says one thing to a kernel that translates and to one that does not.
+/// * Idle states whose CPU_SUSPEND would be refused are removed, with what refers to them.
 /// * `bootargs`, `linux,initrd-start` and `linux,initrd-end` are set.
 /// * `/hypervisor` names the shim. One that is there already is replaced: its calls would come
 ///   to the shim, which does not answer them.
@@ -142,6 +147,7 @@ pub fn guest_tree(blob: &[u8], plan: &GuestPlan<'_>) -> Result<Vec<u8>, PatchErr
     remove_tag_storage(&mut tree.root);
     straighten(&mut tree, &bus, root_cells)?;
     reserve(&mut tree, &merged(plan.no_map), root_cells)?;
+    idle::remove_refused(&mut tree.root, plan.suspend);
     choose(&mut tree.root, plan);
     announce(&mut tree.root);
     finish(&tree, checked.boot_cpu())

@@ -7,6 +7,7 @@ pub use super::error::TreeError;
 
 use super::blob::{self, Blob};
 use super::bus::Bus;
+use super::idle;
 use super::node::{self, Cells};
 use crate::addr::{PhysAddr, PhysRange};
 use crate::tags::binding;
@@ -46,6 +47,12 @@ pub struct BootTree {
     /// status is not `fail` or `reserved`. A `disabled` CPU is one that is not started yet
     /// (section 3.8.1).
     pub cpus: Vec<u64>,
+    /// Those of them that wait for a kernel to release them from a spin table (`enable-method`,
+    /// section 3.8.1).
+    pub spin_table: Vec<u64>,
+    /// `power_state` of the enabled idle states that are entered by PSCI (Linux's idle-states
+    /// binding).
+    pub idle_states: Vec<u32>,
 }
 
 /// A kernel that the loader has put in memory.
@@ -92,8 +99,9 @@ pub fn read(blob: &[u8]) -> Result<BootTree, TreeError> {
     }
     tree.psci = fdt.find_compatible(&["arm,psci-1.0", "arm,psci-0.2"]).and_then(conduit);
     if let Some(cpus) = fdt.find_node("/cpus") {
-        tree.cpus = read_cpus(cpus)?;
+        read_cpus(cpus, &mut tree)?;
     }
+    tree.idle_states = idle::states(&fdt);
     for ranges in [&mut tree.memory, &mut tree.no_map, &mut tree.reserved] {
         ranges.retain(|range| !range.is_empty());
     }
@@ -226,7 +234,7 @@ fn conduit(psci: FdtNode<'_, '_>) -> Option<Conduit> {
     }
 }
 
-fn read_cpus(cpus: FdtNode<'_, '_>) -> Result<Vec<u64>, TreeError> {
+fn read_cpus(cpus: FdtNode<'_, '_>, tree: &mut BootTree) -> Result<(), TreeError> {
     let count = cpus.property("#address-cells").and_then(|count| count.as_usize());
     let count = match count.unwrap_or(2) {
         count @ 1..=2 => count,
@@ -235,7 +243,6 @@ fn read_cpus(cpus: FdtNode<'_, '_>) -> Result<Vec<u64>, TreeError> {
             return Err(TreeError::Cells { node, property: "#address-cells", value });
         }
     };
-    let mut ids = Vec::new();
     for cpu in cpus.children() {
         let kind = cpu.property("device_type").and_then(|kind| node::text(kind.value));
         let status = cpu.property("status").and_then(|status| node::text(status.value));
@@ -252,7 +259,13 @@ fn read_cpus(cpus: FdtNode<'_, '_>) -> Result<Vec<u64>, TreeError> {
             return Err(TreeError::Length { node, property: "reg", length, expected });
         }
         // One number for each thread of the CPU.
-        ids.extend(reg.value.chunks_exact(expected).filter_map(|id| blob::cells(id, count)));
+        let ids = reg.value.chunks_exact(expected).filter_map(|id| blob::cells(id, count));
+        // What all CPUs have in common may stand in the node above (section 3.8).
+        let method = cpu.property("enable-method").or_else(|| cpus.property("enable-method"));
+        if method.is_some_and(|method| node::lists(method.value, "spin-table")) {
+            tree.spin_table.extend(ids.clone());
+        }
+        tree.cpus.extend(ids);
     }
-    Ok(ids)
+    Ok(())
 }

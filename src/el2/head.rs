@@ -166,6 +166,7 @@ core::arch::global_asm!(
     "    mov     x29, xzr",
     "    mov     x30, xzr",
     "    b       {started}",
+    ".global park",
     "park:",
     "    wfe",
     "    b       park",
@@ -277,6 +278,14 @@ core::arch::global_asm!(
 
 const _: () = assert!(mmu::SCTLR_ON >> 32 == 0 && mmu::TCR >> 32 == 0 && mmu::MAIR >> 16 == 0);
 const _: () = assert!(HCR == (HCR >> 16) << 16 && HCR >> 32 == 0);
+
+/// Address of code that a CPU never leaves, at whatever level and with its MMU off.
+pub fn park() -> u64 {
+    unsafe extern "C" {
+        safe static park: u8;
+    }
+    &raw const park as u64
+}
 
 /// Address at which firmware starts further CPUs.
 pub fn secondary_entry() -> u64 {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The PSCI relay: the guest's calls that [`tagstash::psci`] lets pass reach firmware, and a CPU
-//! that the guest starts comes to EL1 by way of EL2.
+//! that the guest starts comes to EL1 by way of EL2. A CPU in standby stays in the guest's call:
+//! firmware waits for an interrupt, of which a pending one is enough, whatever EL2 and the guest
+//! mask, and the guest takes it when the call returns.
 
 use super::smc::{self, NOT_SUPPORTED, Registers};
 use super::{cache, calls, guest, head, percpu};
@@ -10,7 +12,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use spin::Once;
 use tagstash::addr::{PhysAddr, PhysRange};
 use tagstash::events::Kind;
-use tagstash::psci::{CPU_ON, Fate, SYSTEM_OFF, WIDE, fate};
+use tagstash::psci::{
+    CPU_ON, CPU_SUSPEND, FEATURES, Fate, SYSTEM_OFF, Suspend, VERSION, WIDE, fate,
+};
 use tock_registers::interfaces::Readable;
 
 /// Status codes (DEN 0022, 5.2.2).
@@ -42,16 +46,33 @@ static SLOTS: [StartSlot; percpu::MAX_CPUS] = [const {
     }
 }; percpu::MAX_CPUS];
 
+/// How firmware suspends CPUs.
+static SUSPEND: Once<Suspend> = Once::new();
+
 /// Affinity of each CPU, by number.
 static CPUS: Once<Vec<u64>> = Once::new();
 
 /// Affinity fields of MPIDR_EL1.
 const AFFINITY: u64 = 0xff_00ff_ffff;
 
-/// Numbers the CPUs, the one that runs now being 0, and prepares their slots. Returns how many
-/// are served; those in the tree beyond [`percpu::MAX_CPUS`] cannot be started.
+/// Affinity of the CPU that runs.
+pub fn this_cpu() -> u64 {
+    MPIDR_EL1.get() & AFFINITY
+}
+
+/// How firmware suspends CPUs, as [`init`] found it.
+pub fn suspend() -> Suspend {
+    SUSPEND.get().copied().unwrap_or_default()
+}
+
+/// Numbers the CPUs, the one that runs now being 0, prepares their slots, and asks firmware how it
+/// suspends them. Returns how many are served; those in the tree beyond [`percpu::MAX_CPUS`] cannot
+/// be started.
 pub fn init(in_tree: &[u64]) -> usize {
-    let this = MPIDR_EL1.get() & AFFINITY;
+    let version = smc::call(VERSION, [0; 3]);
+    let features = smc::call(FEATURES, [(CPU_SUSPEND | WIDE).into(), 0, 0]);
+    SUSPEND.call_once(|| Suspend::of(version, features));
+    let this = this_cpu();
     let others = in_tree.iter().map(|mpidr| mpidr & AFFINITY).filter(|mpidr| *mpidr != this);
     let cpus: Vec<u64> = [this].into_iter().chain(others).take(percpu::MAX_CPUS).collect();
     for (number, slot) in SLOTS.iter().enumerate() {
@@ -69,11 +90,30 @@ pub fn serve(cpu: usize, function: u32, registers: &mut Registers) {
             let [_, target, entry, context, ..] = registers.map(|value| value & width);
             registers[0] = start(target, entry, context);
         }
+        Fate::Suspend => {
+            registers[0] = standby(registers[1] as u32).unwrap_or_else(|refusal| {
+                calls::note(cpu, Kind::CallRefused, function.into());
+                refusal
+            });
+        }
         Fate::Ask => registers[0] = offered(registers),
         Fate::Refuse => {
             calls::note(cpu, Kind::CallRefused, function.into());
             registers[0] = NOT_SUPPORTED;
         }
+    }
+}
+
+/// CPU_SUSPEND: firmware's answer, or why it is not asked. A state that is not there is
+/// INVALID_PARAMETERS (DEN 0022, 5.4); DENIED would be about the states of other CPUs.
+fn standby(power_state: u32) -> Result<u64, u64> {
+    let suspend = suspend();
+    match suspend.is_standby(power_state) {
+        // The guest's entry point and context mean nothing in standby. Firmware that starts the
+        // CPU somewhere even so finds a place that it cannot leave.
+        true => Ok(smc::call(CPU_SUSPEND | WIDE, [power_state.into(), head::park(), 0])),
+        false if suspend == Suspend::None => Err(NOT_SUPPORTED),
+        false => Err(INVALID_PARAMETERS),
     }
 }
 
@@ -87,6 +127,7 @@ fn offered(registers: &mut Registers) -> u64 {
                 registers[0]
             }
             Fate::Start | Fate::Ask => SUCCESS,
+            Fate::Suspend => suspend().features().unwrap_or(NOT_SUPPORTED),
             Fate::Refuse => NOT_SUPPORTED,
         },
     }

@@ -496,7 +496,8 @@ pub struct Plan {
 
 impl Plan {
     fn plan(&self) -> GuestPlan<'_> {
-        GuestPlan { no_map: &self.no_map, bootargs: self.bootargs, initrd: self.initrd }
+        let GuestPlan { suspend, .. } = GuestPlan::default();
+        GuestPlan { no_map: &self.no_map, bootargs: self.bootargs, initrd: self.initrd, suspend }
     }
 
     /// Holes inside memory and outside, across the bounds of memory and of reservations, overlapping, empty, at 0 and
@@ -670,7 +671,16 @@ pub fn copy(input: &Tree, reads: bool, plan: &Plan, guest: &[u8]) -> Result<(), 
         true => read(&model.write(Style::default())).map_err(|error| error.to_string())?,
         false => wanted,
     };
-    let rest = |boot: BootTree| BootTree { no_map: Vec::new(), reserved: Vec::new(), ..boot };
+    // The plan's firmware suspends no CPU.
+    if !found.idle_states.is_empty() {
+        return Err(format!("the copy has idle states: {:?}", found.idle_states));
+    }
+    let rest = |boot: BootTree| BootTree {
+        no_map: Vec::new(),
+        reserved: Vec::new(),
+        idle_states: Vec::new(),
+        ..boot
+    };
     let (wanted, found) = (rest(wanted), rest(found));
     match found == wanted {
         true => Ok(()),

@@ -52,6 +52,12 @@ pub fn interrupt_in(ticks: u64) {
     cpu::isb();
 }
 
+/// Whether the timer asks for its interrupt, masked or not.
+pub fn is_due() -> bool {
+    const ISTATUS: u64 = 1 << 2;
+    read_register!("cntv_ctl_el0") & ISTATUS != 0
+}
+
 /// Stops the timer.
 pub fn stop() {
     write_register!("cntv_ctl_el0", 0);

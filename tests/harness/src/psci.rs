@@ -17,6 +17,8 @@ pub const AFFINITY_INFO: u64 = 0xc400_0004;
 pub const FEATURES: u64 = 0x8400_000a;
 /// Suspends this CPU to its default state.
 pub const CPU_DEFAULT_SUSPEND: u64 = 0xc400_000c;
+/// Chooses who decides on the states of CPUs that share power.
+pub const SET_SUSPEND_MODE: u64 = 0x8400_000f;
 /// Suspends the machine.
 pub const SYSTEM_SUSPEND: u64 = 0xc400_000e;
 

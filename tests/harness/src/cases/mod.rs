@@ -60,6 +60,7 @@ pub fn run(tally: &mut Tally) {
     tally.run(interrupts::TESTS);
     tally.run(verification::TESTS);
     tally.run(events::TESTS);
+    tally.run(psci::WITH_STORAGE);
     tally.run(fences::TESTS);
     tally.run(aborts::TESTS);
     tally.run(hostile::TESTS);
