@@ -54,7 +54,7 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean linux-test packed uboot-disk uboot linux-compare
+.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean linux-test packed uboot-disk uboot linux-compare psci-test
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -90,7 +90,8 @@ initramfs: setup ## Fetches Debian's arm64 kernel, builds the Linux guest's ramd
 	$(Q)$(PYTHON) qemu/setup.py --only linux
 	$(Q)echo "build: $(BUILD)/initramfs.img"
 	$(Q)RUSTFLAGS="-C relocation-model=static -C force-frame-pointers=yes -C strip=symbols" $(CARGO_ENV) $(CARGO) build \
-		--release --target $(TARGET) --target-dir target/linux $(CARGO_FLAGS) -p mte-demo -p cpu-report --features mte-demo/guest,cpu-report/guest
+		--release --target $(TARGET) --target-dir target/linux $(CARGO_FLAGS) -p mte-demo -p cpu-report -p kexec \
+		--features mte-demo/guest,cpu-report/guest,kexec/guest
 	$(Q)$(PYTHON) qemu/initramfs.py $(BUILD)/initramfs.img
 
 run: build machine ## Boots the shim with the test guest and ends with a report
@@ -128,6 +129,9 @@ linux-compare: build machine initramfs ## Compares what Linux sees with the shim
 
 test: setup ## Runs every suite; the last line counts them
 	$(Q)$(PYTHON) tests/suite.py $(SUITES)
+
+psci-test: image machine initramfs ## Idle states, hotplug, suspend, kexec and kdump with Linux, 2 and 8 CPUs (minutes)
+	$(Q)$(PYTHON) tests/psci.py all $(ARGS)
 
 symbolize: ## Names the functions and lines of a panic in LOG=FILE (default: standard input)
 	$(Q)$(CARGO) run --quiet --target-dir target -p symbolize -- $(if $(FORCE),--force) \
@@ -222,8 +226,8 @@ $(BENCH):
 lint: setup ## Checks formatting and lints, host and firmware
 	$(Q)$(CARGO) fmt --all --check
 	$(Q)$(CARGO) clippy --workspace --all-targets --target-dir target/clippy -- -D warnings
-	$(Q)$(BARE_CLIPPY) -p tagstash -p harness -p mte-demo -p cpu-report \
-		--features tagstash/firmware,harness/firmware,mte-demo/guest,cpu-report/guest \
+	$(Q)$(BARE_CLIPPY) -p tagstash -p harness -p mte-demo -p cpu-report -p kexec \
+		--features tagstash/firmware,harness/firmware,mte-demo/guest,cpu-report/guest,kexec/guest \
 		-- -D warnings
 
 fmt: ## Formats the sources

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("TAGSTASH_BUILD", ROOT / "build")).resolve()
 PROGRAM = ROOT / "target/linux/aarch64-unknown-none-softfloat/release/mte-demo"
 REPORT = PROGRAM.with_name("cpu-report")
+KEXEC = PROGRAM.with_name("kexec")
 
 DIRECTORIES = ["bin", "dev", "proc", "root", "sys", "tmp"]
 # The commands that the scripts use or that one may want to try. Busybox has more: `busybox COMMAND`.
@@ -88,6 +89,7 @@ def main() -> int:
     files = {
         "bin/busybox": read(busybox, "run `python3 qemu/setup.py --only linux`"),
         "bin/mte-demo": read(PROGRAM, "run `make initramfs`"),
+        "bin/kexec": read(KEXEC, "run `make initramfs`"),
         "cell": read(ROOT / "tests/linux/cell", "restore it"),
         "checks": read(ROOT / "tests/linux/checks", "restore it"),
         "checks.lib": read(ROOT / "tests/linux/checks.lib", "restore it"),
@@ -95,6 +97,7 @@ def main() -> int:
         "report": read(ROOT / "tests/linux/report/report", "restore it"),
         "init": read(ROOT / "tests/linux/init", "restore it"),
         "work": read(ROOT / "tests/linux/work", "restore it"),
+        "psci": read(ROOT / "tests/linux/psci", "restore it"),
     }
     archive = Archive()
     for name in DIRECTORIES:

@@ -276,8 +276,8 @@ def lint_steps() -> Iterator[Step]:
     """Checks formatting and lints."""
     cargo = ["cargo", "clippy", "--target-dir", "target/clippy"]
     firmware = ["--release", "--target", "aarch64-unknown-none-softfloat", "-p", "tagstash", "-p", "harness", "-p",
-                "mte-demo", "-p", "cpu-report", "--features",
-                "tagstash/firmware,harness/firmware,mte-demo/guest,cpu-report/guest"]
+                "mte-demo", "-p", "cpu-report", "-p", "kexec", "--features",
+                "tagstash/firmware,harness/firmware,mte-demo/guest,cpu-report/guest,kexec/guest"]
     flags, env = bare_metal()
     yield Step("lint-host", ["sh", "-c", "cargo fmt --all --check && exec \"$@\"", "sh", *cargo, "--workspace",
                              "--all-targets", "--", "-D", "warnings"], 240,
@@ -515,6 +515,14 @@ BAD_BOOTS: list[tuple[str, str, list[str], str, str]] = [
      ["--memory", "3072"], r"guest RAM: \d+ MiB in 90\d ranges", "enters"),
     ("psci-missing", "/ { /delete-node/ psci; };", [], r"warning: the device tree has no PSCI 0\.2 or later", "boots"),
     ("psci-by-hvc", '/ { psci { method = "hvc"; }; };', [], r"warning: the device tree says PSCI by HVC", "boots"),
+    ("cpu-in-a-spin-table", '&{/cpus/cpu@1} { enable-method = "spin-table"; cpu-release-addr = <0 0x5e000000>; };',
+     ["--cpus", "2"], r"error: CPU 0x1 waits in a spin table \(enable-method\), .*: have firmware start CPUs by PSCI", "stops"),
+    # Nobody releases the CPU that runs.
+    ("spin-table-of-this-cpu", '&{/cpus/cpu@0} { enable-method = "spin-table"; };', [], r"tagstash: CPUs: 1,", "boots"),
+    ("idle-states-of-all-kinds", '&{/cpus} { idle-states { entry-method = "psci"; '
+     'off { compatible = "arm,idle-state"; arm,psci-suspend-param = <0x10000>; }; '
+     'retention { compatible = "arm,idle-state"; arm,psci-suspend-param = <1>; }; }; };', [],
+     r"idle states: 1 of 2 are not offered", "boots"),
     ("cpus-too-many", "", ["--cpus", "9"],
      r"warning: the device tree has 9 CPUs: those after the first 8 cannot be started", "boots"),
 ]
@@ -856,7 +864,7 @@ def linux_steps() -> Iterator[Step]:
     """Boots Linux above the shim: its own checks, its shell on a terminal, its CPUs compared, other kernels and machines."""
     yield Step("linux-cells-check", [sys.executable, "tests/linux_test.py", "--check"], 60, read_tap)
     yield Step("linux-setup", [sys.executable, "qemu/setup.py", "--only", "linux"], 600,
-               read_fetch("Debian's kernel", "linux, linux-shell, linux-cells"))
+                read_fetch("Debian's kernel", "linux, linux-psci, linux-shell, linux-cells"))
     # Without it the step above has said what is skipped, or has failed.
     if not (BUILD / "linux" / "Image").is_file():
         return
@@ -865,6 +873,7 @@ def linux_steps() -> Iterator[Step]:
                          "--cpus", "2", "--memory", "512", "--no-harness-args", "--no-semihosting", "--bootargs",
                          LINUX_WORDS, "--expect", "# linux checks complete", "--timeout", "240"], 240 + GRACE_SECONDS,
                read_tap)
+    yield Step("linux-psci", [sys.executable, "tests/psci.py", "quick"], 480, read_tap)
     yield Step("linux-shell", [sys.executable, "tests/linux.py", "shell"], 300, read_tap)
     yield Step("linux-cells", [sys.executable, "tests/linux_test.py", *LINUX_CELLS], 1200, read_tap)
 
