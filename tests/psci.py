@@ -37,7 +37,7 @@ MEMORY_MIB = 768
 # For the kernel after a panic: Debian's, its ramdisk, and what it needs to run.
 CRASH_KERNEL_MIB = 192
 # What a boot, and the parts of one kernel, may take on a machine that is busy with other things.
-BOOT_SECONDS = 90.0
+BOOT_SECONDS = 120.0
 ENTERED = "tagstash: entering the guest"
 
 

@@ -873,7 +873,7 @@ def linux_steps() -> Iterator[Step]:
                          "--cpus", "2", "--memory", "512", "--no-harness-args", "--no-semihosting", "--bootargs",
                          LINUX_WORDS, "--expect", "# linux checks complete", "--timeout", "240"], 240 + GRACE_SECONDS,
                read_tap)
-    yield Step("linux-psci", [sys.executable, "tests/psci.py", "quick"], 480, read_tap)
+    yield Step("linux-psci", [sys.executable, "tests/psci.py", "quick"], 640, read_tap)
     yield Step("linux-shell", [sys.executable, "tests/linux.py", "shell"], 300, read_tap)
     yield Step("linux-cells", [sys.executable, "tests/linux_test.py", *LINUX_CELLS], 1200, read_tap)
 
