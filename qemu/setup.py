@@ -10,8 +10,9 @@ and no root rights are needed. Running it again costs a fraction of a second.
 With `--only linux`, and then only, it gets the guest that `make linux` boots: Debian's own arm64 kernel and busybox, under
 build/linux. With `--only kernels`, and then only, it gets the kernels of `make linux-test`, with their modules, under
 build/linux/kernels (`--kernel NAME` gets one of them alone). With `--only herd`, and then only, it gets herd7 for `make litmus`; with
-`--only qemu-newest`, and then only, a second, newer QEMU for `make linux-compare`. Exit status: 0 if all is there, 3 if the guest, a
-kernel, herd7 or the newest QEMU could not be downloaded, 1 for any other trouble.
+`--only qemu-newest`, and then only, a second, newer QEMU for `make linux-compare`; with `--only cross`, and then only, a C compiler for arm64
+Linux: build/tools/bin/aarch64-linux-gnu-gcc and the binutils beside it, unless the system has them. Exit status: 0 if all is there, 3 if
+one of these could not be downloaded, 1 for any other trouble.
 
 Results: build/tools.json (read by qemu/run.py, qemu/initramfs.py and tests/suite.py); build/cargo.env and build/cargo.flags (read by the
 Makefile), which are empty where the bare-metal target is installed.
@@ -230,10 +231,11 @@ def acquire_options() -> str:
 class Apt:
     """A private apt: resolves against the system's installed packages, keeps everything else under build/."""
 
-    def __init__(self, name: str, extra_suites: list[str], architecture: str = "") -> None:
+    def __init__(self, name: str, extra_suites: list[str], architecture: str = "", absent: str = "") -> None:
         """Prepares the private configuration for the distribution's suites and the extra ones that exist.
 
-        With another `architecture` than this system's, nothing counts as installed.
+        With another `architecture` than this system's, nothing counts as installed. Packages whose names match `absent` do
+        not either, so that all of them come into one tree.
         """
         for program in ("apt-get", "apt-cache", "dpkg-deb"):
             if not shutil.which(program):
@@ -254,6 +256,7 @@ class Apt:
         self.config = self.directory / "apt.conf"
         self._write()
 
+        self.absent = absent
     def _write(self) -> None:
         where = self.directory
         for part in ("lists/partial", "state", "cache/archives/partial", "log", "empty"):
@@ -268,6 +271,11 @@ class Apt:
         self.config.write_text(acquire_options() + foreign + f"""\
 Dir::Etc::main "/dev/null";
 Dir::Etc::parts "{where}/empty";
+        elif self.absent:
+            installed = Path(status).read_text(errors="replace").split("\n\n")
+            status = f"{where}/status"
+            Path(status).write_text("\n\n".join(stanza for stanza in installed
+                                                if not re.match(rf"Package: \S*({self.absent})", stanza)))
 Dir::Etc::sourcelist "{where}/private.sources";
 Dir::Etc::sourceparts "{where}/empty";
 Dir::Etc::preferences "/dev/null";
@@ -799,6 +807,88 @@ def herd_version(argv: list[str], env: dict[str, str]) -> str:
 # Rust
 
 
+# --------------------------------------------------------------------------------------------------------------------
+# A C compiler for arm64 Linux
+
+
+CROSS = "aarch64-linux-gnu-"
+CROSS_PROGRAMS = ("gcc", "ar", "as", "ld", "nm", "objcopy", "objdump", "ranlib", "readelf", "strip")
+CROSS_PACKAGES = [f"gcc-{CROSS}"[:-1], f"binutils-{CROSS}"[:-1], "libc6-dev-arm64-cross"]
+# What the selftests need of it: threads, a static C library, the instructions of FEAT_MTE, the kernel's headers.
+CROSS_TEST = """\
+#include <pthread.h>
+#include <stdio.h>
+#include <asm/hwcap.h>
+#include <asm/mman.h>
+static void *body(void *tag) { __asm__(".arch armv8.5-a+memtag\\n irg %0, %0" : "+r"(tag)); return tag; }
+int main(void) { pthread_t one; pthread_create(&one, 0, body, 0); return printf("%d\\n", HWCAP2_MTE + PROT_MTE) < 0; }
+"""
+
+
+def find_cross(old: dict[str, dict]) -> dict[str, object]:
+    """Finds gcc and binutils for arm64 Linux, or fetches them; returns what tools.json says of them."""
+    candidate = shutil.which(CROSS + "gcc")
+    if candidate:
+        version = cross_version([candidate], {})
+        trouble = check_cross([candidate], {})
+        missing = [program for program in CROSS_PROGRAMS if not shutil.which(CROSS + program)]
+        if missing:
+            trouble = f"    there is no {', '.join(CROSS + program for program in missing)}"
+        if trouble is None:
+            say("cross", f"{version} ({candidate})")
+            return {**Program([candidate], {}, version, "system").record(), "prefix": CROSS}
+        say("cross", f"{candidate} makes no static programs with memory tagging, and is not used:")
+        print(trouble, flush=True)
+    known = recorded("cross", old)
+    tree = TOOLS / "cross"
+    binary = tree / "usr/bin" / (CROSS + "gcc")
+    if known and known.origin == "fetched" and binary.is_file():
+        say("cross", f"{known.version} (under {relative(TOOLS)})")
+        return old["cross"]
+    remedy = (f"What to do: look whether this machine reaches the archives listed under /etc/apt, or install the packages "
+              f"{' '.join(CROSS_PACKAGES)} by hand")
+    if not binary.is_file():
+        try:
+            # Whole, even where the system has parts of it: gcc finds its parts by its own place.
+            apt = Apt("cross", [], absent=r"aarch64-linux-gnu|arm64-cross|-cross-base")
+            apt.update("cross")
+            apt.fetch_tree("cross", CROSS_PACKAGES, apt.sources[0].suite, tree)
+        except SetupError as error:
+            raise NotDownloaded(f"a C compiler for arm64 Linux could not be got: {error}\n{remedy}") from None
+    # The parts' libraries are found by the environment.
+    env = {"LD_LIBRARY_PATH": ":".join(library_directories(tree))}
+    version = cross_version([str(binary)], env)
+    trouble = check_cross([str(binary)], env)
+    if trouble is not None:
+        shutil.rmtree(tree, ignore_errors=True)
+        raise SetupError(f"the C compiler fetched makes no static programs with memory tagging:\n{trouble}\n{remedy}")
+    for program in CROSS_PROGRAMS:
+        script = write_wrapper(CROSS + program, Program([str(tree / "usr/bin" / (CROSS + program))], env, version, "fetched"))
+    say("cross", f"{version} (fetched to {relative(tree)}; CROSS_COMPILE={relative(script.parent)}/{CROSS})")
+    return {**Program([str(binary)], env, version, "fetched").record(), "prefix": str(script.parent / CROSS)}
+
+
+def cross_version(argv: list[str], env: dict[str, str]) -> str:
+    """Asks a C compiler for its version; empty if it tells none."""
+    status, text = run([*argv, "-dumpfullversion"], 30, env)
+    return text.strip() if status == 0 else ""
+
+
+def check_cross(argv: list[str], env: dict[str, str]) -> Optional[str]:
+    """Compiles and links a small program; returns what went wrong, if anything."""
+    made = BUILD / "cross-test"
+    status, text = run([*argv, "-static", "-pthread", "-x", "c", "-o", str(made), "-"], 60, env, stdin=CROSS_TEST)
+    try:
+        # The ELF header's e_machine: 183 is AArch64.
+        if status == 0 and made.read_bytes()[18:20] == b"\xb7\0":
+            return None
+        return indent(text or "it compiles for another machine", 6)
+    except OSError as error:
+        return f"    {error}"
+    finally:
+        made.unlink(missing_ok=True)
+
+
 @dataclass
 class Rust:
     """What cargo needs for the bare-metal target, beyond naming it."""
@@ -1227,11 +1317,11 @@ def write_if_changed(file: Path, text: str) -> None:
 def main() -> int:
     """Sets everything up; returns the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="Results are kept under build/.")
-    parser.add_argument("--only", choices=["rust", "qemu", "dtc", "u-boot", "linux", "kernels", "herd", "qemu-newest"],
+    parser.add_argument("--only", choices=["rust", "qemu", "dtc", "u-boot", "linux", "kernels", "herd", "qemu-newest", "cross"],
                         action="append",
                         help="look after this only (may be given again); u-boot, linux, the guest of `make linux`, kernels, for "
-                             "`make linux-test`, herd, for `make litmus`, and qemu-newest, for `make linux-compare`, are got only "
-                             "when they are asked for")
+                             "`make linux-test`, herd, for `make litmus`, qemu-newest, for `make linux-compare`, and cross, a C compiler for "
+                             "arm64 Linux, are got only when they are asked for")
     parser.add_argument("--kernel", choices=KERNEL_NAMES, action="append",
                         help="with `--only kernels` (which it stands for), get this kernel (may be given again; default: all)")
     parser.add_argument("--ignore-system", action="store_true",
@@ -1272,6 +1362,8 @@ def main() -> int:
             new["qemu-newest"] = find_qemu_newest(old).record()
         if "herd" in wanted:
             new["herd"] = find_herd(old).record()
+        if "cross" in wanted:
+            new["cross"] = find_cross(old)
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return error.status
