@@ -54,7 +54,7 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean linux-test packed uboot-disk uboot linux-compare psci-test
+.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean linux-test packed uboot-disk uboot linux-compare psci-test mte-selftest
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -126,6 +126,11 @@ uboot: uboot-disk machine ## Boots that disk by U-Boot, Linux's shell at the end
 linux-compare: build machine initramfs ## Compares what Linux sees with the shim and without it: all CPUs, kernels, QEMUs
 	-$(Q)$(PYTHON) qemu/setup.py --only qemu-newest
 	$(Q)$(PYTHON) tests/compare.py $(ARGS)
+
+# ARGS goes to tests/mte.py: make mte-selftest ARGS='--cell neoverse-n2,2,one --only check_prctl'
+mte-selftest: image machine initramfs ## Memory tagging above the shim and without it: own checks, the kernel's selftests
+	$(Q)$(PYTHON) qemu/setup.py --only cross --only selftests
+	$(Q)$(PYTHON) tests/mte.py demo selftests $(ARGS)
 
 test: setup ## Runs every suite; the last line counts them
 	$(Q)$(PYTHON) tests/suite.py $(SUITES)

@@ -11,8 +11,9 @@ With `--only linux`, and then only, it gets the guest that `make linux` boots: D
 build/linux. With `--only kernels`, and then only, it gets the kernels of `make linux-test`, with their modules, under
 build/linux/kernels (`--kernel NAME` gets one of them alone). With `--only herd`, and then only, it gets herd7 for `make litmus`; with
 `--only qemu-newest`, and then only, a second, newer QEMU for `make linux-compare`; with `--only cross`, and then only, a C compiler for arm64
-Linux: build/tools/bin/aarch64-linux-gnu-gcc and the binutils beside it, unless the system has them. Exit status: 0 if all is there, 3 if
-one of these could not be downloaded, 1 for any other trouble.
+Linux: build/tools/bin/aarch64-linux-gnu-gcc and the binutils beside it, unless the system has them; with `--only selftests`, and then
+only, the kernel's own selftests of memory tagging for `make mte-selftest`. Exit status: 0 if all is there, 3 if one of these could not be
+downloaded, 1 for any other trouble.
 
 Results: build/tools.json (read by qemu/run.py, qemu/initramfs.py and tests/suite.py); build/cargo.env and build/cargo.flags (read by the
 Makefile), which are empty where the bare-metal target is installed.
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gzip
+import io
 import json
 import lzma
 import os
@@ -252,11 +254,11 @@ class Apt:
             if (base.uri, suite) not in listed:
                 self.sources.append(Source(base.uri, suite, ["main"], base.options))
         self.architecture = architecture
+        self.absent = absent
         self.directory = BUILD / "apt" / name
         self.config = self.directory / "apt.conf"
         self._write()
 
-        self.absent = absent
     def _write(self) -> None:
         where = self.directory
         for part in ("lists/partial", "state", "cache/archives/partial", "log", "empty"):
@@ -267,15 +269,15 @@ class Apt:
             (where / "status").write_text("")
             status = f"{where}/status"
             foreign = f'APT::Architecture "{self.architecture}";\nAPT::Architectures {{ "{self.architecture}"; }};\n'
-        # Dir::Etc::parts and ::main are emptied so that the system's hooks do not run for us.
-        self.config.write_text(acquire_options() + foreign + f"""\
-Dir::Etc::main "/dev/null";
-Dir::Etc::parts "{where}/empty";
         elif self.absent:
             installed = Path(status).read_text(errors="replace").split("\n\n")
             status = f"{where}/status"
             Path(status).write_text("\n\n".join(stanza for stanza in installed
                                                 if not re.match(rf"Package: \S*({self.absent})", stanza)))
+        # Dir::Etc::parts and ::main are emptied so that the system's hooks do not run for us.
+        self.config.write_text(acquire_options() + foreign + f"""\
+Dir::Etc::main "/dev/null";
+Dir::Etc::parts "{where}/empty";
 Dir::Etc::sourcelist "{where}/private.sources";
 Dir::Etc::sourceparts "{where}/empty";
 Dir::Etc::preferences "/dev/null";
@@ -804,10 +806,6 @@ def herd_version(argv: list[str], env: dict[str, str]) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Rust
-
-
-# --------------------------------------------------------------------------------------------------------------------
 # A C compiler for arm64 Linux
 
 
@@ -887,6 +885,10 @@ def check_cross(argv: list[str], env: dict[str, str]) -> Optional[str]:
         return f"    {error}"
     finally:
         made.unlink(missing_ok=True)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Rust
 
 
 @dataclass
@@ -1022,13 +1024,16 @@ LINUX = BUILD / "linux"
 LINUX_SUITE = "bookworm"
 LINUX_SERIES = "6.1"
 LINUX_ARCHITECTURE = "arm64"
+# Swap space in compressed memory, with what it needs where that is no part of the kernel itself.
+LINUX_MODULES = {"zram", "zsmalloc", "lzo", "lzo-rle", "lzo_compress", "lzo_decompress"}
 
 
 def find_linux(old: dict[str, dict]) -> dict[str, str]:
     """Finds the guest's kernel and busybox of an earlier set-up, or fetches them."""
     known = old.get("linux")
     if isinstance(known, dict) and all(known.get(name) for name in ("kernel", "busybox", "release", "version")):
-        if all(known.get(f"{name}-stamp") == stamp(Path(known[name])) for name in ("kernel", "busybox")):
+        if (all(known.get(f"{name}-stamp") == stamp(Path(known[name])) for name in ("kernel", "busybox"))
+                and known.get("modules") and Path(known["modules"]).is_dir()):
             say("linux", f"{known['release']}, package version {known['version']} (under {relative(LINUX)})")
             return known
     release = os_release()
@@ -1044,9 +1049,10 @@ def find_linux(old: dict[str, dict]) -> dict[str, str]:
         if not image:
             raise SetupError(f"package linux-image-arm64 {version} names no kernel that it depends on: '{depends}'")
         LINUX.mkdir(parents=True, exist_ok=True)
-        kernel, busybox = LINUX / "Image", LINUX / "busybox"
+        kernel, busybox, modules = LINUX / "Image", LINUX / "busybox", LINUX / "modules"
         deb = apt.download("linux", f"linux-image-{image[1]}", image[2])
         write_whole(kernel, plain_image(read_member(deb, f"boot/vmlinuz-{image[1]}")))
+        keep_modules(deb, image[1], modules)
         versions = [entry for entry in apt.versions("busybox-static") if entry[1] == suite] or apt.versions("busybox-static")
         if not versions:
             raise NotDownloaded("no archive that could be reached offers busybox-static for arm64")
@@ -1057,8 +1063,8 @@ def find_linux(old: dict[str, dict]) -> dict[str, str]:
         raise type(error)(f"the Linux guest could not be got: {error}\nWhat to do: look whether this machine reaches the "
                           f"archives listed under /etc/apt; `make run` and the other tests need no Linux") from None
     say("linux", f"{image[1]}, package version {image[2]} (fetched to {relative(LINUX)})")
-    return {"kernel": str(kernel), "busybox": str(busybox), "release": image[1], "version": image[2], "suite": suite,
-            "kernel-stamp": stamp(kernel), "busybox-stamp": stamp(busybox)}
+    return {"kernel": str(kernel), "busybox": str(busybox), "modules": str(modules), "release": image[1],
+            "version": image[2], "suite": suite, "kernel-stamp": stamp(kernel), "busybox-stamp": stamp(busybox)}
 
 
 def choose_linux(apt: Apt) -> tuple[str, str]:
@@ -1074,12 +1080,85 @@ def choose_linux(apt: Apt) -> tuple[str, str]:
     return version, suite
 
 
+SELFTESTS = BUILD / "mte-selftest"
+# Of the kernel's sources: the tests of memory tagging, and the headers of all tests.
+SELFTEST_FILES = re.compile(r"[^/]+/tools/testing/selftests/(arm64/mte/[^/]+\.[chS]|[^/]+\.h)")
+
+
+def find_selftests(linux: dict[str, str]) -> dict[str, str]:
+    """Finds the kernel's own selftests of memory tagging, for the guest's kernel, or fetches them."""
+    series = ".".join(map(str, numbers(linux["release"])[:2]))
+    package = f"linux-source-{series}"
+    try:
+        tree = SELFTESTS / f"source-{linux['version']}"
+        if (tree / "arm64/mte").is_dir():
+            say("tests", f"{package} {linux['version']} (under {relative(tree)})")
+            return {"source": str(tree), "version": linux["version"], "package": package}
+        apt = Apt("linux", [LINUX_SUITE], LINUX_ARCHITECTURE)
+        apt.update("tests")
+        offered = [version for version, _ in apt.versions(package)]
+        if not offered:
+            raise NotDownloaded(f"no archive that could be reached offers {package}")
+        version = linux["version"] if linux["version"] in offered else offered[0]
+        if version != linux["version"]:
+            say("tests", f"no archive has {package} {linux['version']}: taking {version}")
+            tree = SELFTESTS / f"source-{version}"
+        if not (tree / "arm64/mte").is_dir():
+            deb = apt.download("tests", package, version)
+            say("tests", "looking through the kernel's sources for the selftests (half a minute)")
+            extract_selftests(deb, tree)
+            shutil.rmtree(deb.parent)
+    except SetupError as error:
+        raise type(error)(f"the kernel's selftests could not be got: {error}\nWhat to do: look whether this machine reaches the "
+                          f"archives listed under /etc/apt; only `make mte-selftest` needs them") from None
+    say("tests", f"{package} {version} (fetched to {relative(tree)})")
+    return {"source": str(tree), "version": version, "package": package}
+
+
+def extract_selftests(deb: Path, destination: Path) -> None:
+    """Takes the selftests out of the archive of sources that a package holds, without unpacking the rest of it."""
+    partial = destination.with_name(destination.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    found = 0
+    for archive, data in package_files(deb):
+        if not re.search(r"/linux-source-[\d.]+\.tar\.xz$", archive):
+            continue
+        try:
+            with tarfile.open(fileobj=io.BytesIO(data), mode="r|xz") as sources:
+                for member in sources:
+                    name = SELFTEST_FILES.fullmatch(member.name.removeprefix("./"))
+                    file = sources.extractfile(member) if name and member.isfile() else None
+                    if name and file:
+                        place = partial / name[1]
+                        place.parent.mkdir(parents=True, exist_ok=True)
+                        place.write_bytes(file.read())
+                        found += name[1].startswith("arm64/mte/check_")
+        except (tarfile.TarError, lzma.LZMAError) as error:
+            raise SetupError(f"{archive} in {deb.name} cannot be unpacked: {error}") from None
+    if not found:
+        raise SetupError(f"{deb.name} holds no tools/testing/selftests/arm64/mte")
+    partial.rename(destination)
+
+
 def read_member(deb: Path, *names: str) -> bytes:
     """Reads one file out of a package, without unpacking the rest of it."""
     for name, data in package_files(deb):
         if name in names:
             return data
     raise SetupError(f"{deb.name} holds no {' or '.join(names)}")
+
+
+def keep_modules(deb: Path, release: str, destination: Path) -> None:
+    """Keeps those modules of a kernel's package that the guest loads, under a directory that is whole once it is there."""
+    shutil.rmtree(destination, ignore_errors=True)
+    partial = destination.with_name(destination.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, data in package_files(deb):
+        module = re.fullmatch(rf"(?:usr/)?lib/modules/{re.escape(release)}/.*?([^/]+)\.ko(\.xz)?", name)
+        if module and module[1] in LINUX_MODULES:
+            (partial / f"{module[1]}.ko").write_bytes(lzma.decompress(data) if module[2] else data)
+    partial.rename(destination)
 
 
 def plain_image(data: bytes) -> bytes:
@@ -1317,11 +1396,11 @@ def write_if_changed(file: Path, text: str) -> None:
 def main() -> int:
     """Sets everything up; returns the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="Results are kept under build/.")
-    parser.add_argument("--only", choices=["rust", "qemu", "dtc", "u-boot", "linux", "kernels", "herd", "qemu-newest", "cross"],
-                        action="append",
+    parser.add_argument("--only", choices=["rust", "qemu", "dtc", "u-boot", "linux", "kernels", "herd", "qemu-newest", "cross",
+                                           "selftests"], action="append",
                         help="look after this only (may be given again); u-boot, linux, the guest of `make linux`, kernels, for "
-                             "`make linux-test`, herd, for `make litmus`, qemu-newest, for `make linux-compare`, and cross, a C compiler for "
-                             "arm64 Linux, are got only when they are asked for")
+                             "`make linux-test`, herd, for `make litmus`, qemu-newest, for `make linux-compare`, cross, a C compiler for "
+                             "arm64 Linux, and selftests, for `make mte-selftest`, are got only when they are asked for")
     parser.add_argument("--kernel", choices=KERNEL_NAMES, action="append",
                         help="with `--only kernels` (which it stands for), get this kernel (may be given again; default: all)")
     parser.add_argument("--ignore-system", action="store_true",
@@ -1364,6 +1443,9 @@ def main() -> int:
             new["herd"] = find_herd(old).record()
         if "cross" in wanted:
             new["cross"] = find_cross(old)
+        if "selftests" in wanted:
+            new["linux"] = new.get("linux") or find_linux(old)
+            new["selftests"] = find_selftests(new["linux"])
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return error.status

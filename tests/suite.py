@@ -864,7 +864,7 @@ def linux_steps() -> Iterator[Step]:
     """Boots Linux above the shim: its own checks, its shell on a terminal, its CPUs compared, other kernels and machines."""
     yield Step("linux-cells-check", [sys.executable, "tests/linux_test.py", "--check"], 60, read_tap)
     yield Step("linux-setup", [sys.executable, "qemu/setup.py", "--only", "linux"], 600,
-                read_fetch("Debian's kernel", "linux, linux-psci, linux-shell, linux-cells"))
+               read_fetch("Debian's kernel", "linux, linux-psci, linux-mte, linux-shell, linux-cells"))
     # Without it the step above has said what is skipped, or has failed.
     if not (BUILD / "linux" / "Image").is_file():
         return
@@ -874,6 +874,7 @@ def linux_steps() -> Iterator[Step]:
                          LINUX_WORDS, "--expect", "# linux checks complete", "--timeout", "240"], 240 + GRACE_SECONDS,
                read_tap)
     yield Step("linux-psci", [sys.executable, "tests/psci.py", "quick"], 640, read_tap)
+    yield Step("linux-mte", [sys.executable, "tests/mte.py", "demo", "--cell", "max,2,one"], 500, read_tap)
     yield Step("linux-shell", [sys.executable, "tests/linux.py", "shell"], 300, read_tap)
     yield Step("linux-cells", [sys.executable, "tests/linux_test.py", *LINUX_CELLS], 1200, read_tap)
 

@@ -2,37 +2,71 @@
 //! The checks: what Linux promises of memory tagging (Documentation/arm64/memory-tagging-extension.rst),
 //! which holds only if tag memory is what the kernel thinks it is.
 
-use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use core::fmt;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use crate::fault::{self, Fault, SEGV_ACCERR, SEGV_MTEAERR, SEGV_MTESERR};
 use crate::sys::{self, Change, Errno, PROT_MTE, PROT_READ, PROT_WRITE, SIGSTOP, TagCheck};
 use crate::tags::{self, GRANULE, untagged, with_tag};
 use crate::text::{Text, println};
+use crate::{memory, modes, swap, threads};
 
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
-const TAGGED: u64 = PROT_READ | PROT_WRITE | PROT_MTE;
+pub const KIB: u64 = 1 << 10;
+pub const MIB: u64 = 1 << 20;
+/// Memory with tags.
+pub const TAGGED: u64 = PLAIN | PROT_MTE;
+/// Memory without.
+pub const PLAIN: u64 = PROT_READ | PROT_WRITE;
 /// All tags but 0, a bit each.
-const ALL_BUT_ZERO: u16 = 0xfffe;
+pub const ALL_BUT_ZERO: u16 = 0xfffe;
 
-pub type Outcome = Result<(), Text>;
+/// Why a check did not pass.
+pub enum Trouble {
+    /// What it asks for is not so.
+    Failed(Text),
+    /// What it needs is not there.
+    Skipped(Text),
+}
 
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Trouble::Failed(words) | Trouble::Skipped(words)) = self;
+        words.fmt(f)
+    }
+}
+
+/// What a check came to.
+pub type Outcome = Result<(), Trouble>;
+
+/// Ends a check that failed.
 macro_rules! fail {
-    ($($words:tt)*) => { return Err(Text::new(format_args!($($words)*))) };
+    ($($words:tt)*) => {
+        return Err($crate::checks::Trouble::Failed($crate::text::Text::new(format_args!($($words)*))))
+    };
 }
 
+/// Ends a check that this kernel, or this CPU, cannot run.
+macro_rules! skip {
+    ($($words:tt)*) => {
+        return Err($crate::checks::Trouble::Skipped($crate::text::Text::new(format_args!($($words)*))))
+    };
+}
+
+/// Ends a check that failed, if the condition does not hold.
 macro_rules! check {
-    ($condition:expr, $($words:tt)*) => { if !$condition { fail!($($words)*); } };
+    ($condition:expr, $($words:tt)*) => { if !$condition { $crate::checks::fail!($($words)*); } };
 }
 
-impl From<Errno> for Text {
-    fn from(error: Errno) -> Text {
-        Text::new(format_args!("a system call ended with error {}", error.0))
+pub(crate) use {check, fail, skip};
+
+impl From<Errno> for Trouble {
+    fn from(error: Errno) -> Trouble {
+        Trouble::Failed(Text::new(format_args!("a system call ended with error {}", error.0)))
     }
 }
 
 /// A check, with its name.
-type Check = (&'static str, fn() -> Outcome);
+pub type Check = (&'static str, fn() -> Outcome);
 
 /// The checks in their order.
 const CHECKS: [Check; 15] = [
@@ -53,26 +87,45 @@ const CHECKS: [Check; 15] = [
     ("two CPUs tag neighbouring granules at once", two_cpus),
 ];
 
-/// How many checks there are.
-pub fn count() -> usize {
-    CHECKS.len() + 1
+/// The lists of checks that run one after the other. Those after the first want a kernel that was
+/// prepared for them, and skip what it does not have.
+fn lists(all: bool) -> &'static [&'static [Check]] {
+    const LISTS: [&[Check]; 5] =
+        [&CHECKS, &modes::CHECKS, &threads::CHECKS, &memory::CHECKS, &swap::CHECKS];
+    if all { &LISTS } else { &LISTS[..1] }
 }
 
-/// Runs all, numbered from `first` up; returns the exit status.
-pub fn run(first: usize, capabilities: u64) -> u64 {
+/// How many checks there are.
+pub fn count(all: bool) -> usize {
+    lists(all).iter().map(|list| list.len()).sum::<usize>() + 1
+}
+
+/// Runs them, numbered from `first` up; returns the exit status.
+pub fn run(first: usize, all: bool, capabilities: u64) -> u64 {
+    CAPABILITIES.store(capabilities, SeqCst);
     let mut failures = 0;
     let mut tell = |number: usize, name: &str, outcome: Outcome| match outcome {
         Ok(()) => println!("ok {number} - mte: {name}"),
-        Err(words) => {
+        Err(Trouble::Skipped(words)) => println!("ok {number} - mte: {name} # SKIP {words}"),
+        Err(Trouble::Failed(words)) => {
             println!("not ok {number} - mte: {name}: {words}");
             failures += 1;
         }
     };
     tell(first, "the kernel offers MTE and takes SIGSEGV handlers", offered(capabilities));
-    for (index, (name, check)) in CHECKS.iter().enumerate() {
+    for (index, (name, check)) in lists(all).iter().copied().flatten().enumerate() {
         tell(first + 1 + index, name, check());
     }
     u64::from(failures != 0)
+}
+
+/// What the kernel said in the auxiliary vector, AT_HWCAP2.
+static CAPABILITIES: AtomicU64 = AtomicU64::new(0);
+
+/// Says whether the CPUs have FEAT_MTE3, asymmetric faults.
+pub fn asymmetric() -> bool {
+    const HWCAP2_MTE3: u64 = 1 << 22;
+    CAPABILITIES.load(SeqCst) & HWCAP2_MTE3 != 0
 }
 
 /// Spreads the bits of a number over all 64 (the finaliser of SplitMix64).
@@ -83,63 +136,65 @@ pub const fn mix(value: u64) -> u64 {
 }
 
 /// The tag that a granule has under a seed.
-fn pattern(seed: u64, granule: u64) -> u64 {
+pub fn pattern(seed: u64, granule: u64) -> u64 {
     mix(mix(seed) ^ granule) & 0xf
 }
 
 /// Memory of [`sys::map`] that goes when this does.
-struct Area {
-    start: u64,
-    length: u64,
+pub struct Area {
+    /// Its first byte.
+    pub start: u64,
+    /// How many it has.
+    pub length: u64,
 }
 
 impl Area {
-    fn new(length: u64, protection: u64) -> Result<Area, Text> {
+    pub fn new(length: u64, protection: u64) -> Result<Area, Trouble> {
         Ok(Area { start: sys::map(length, protection, false)?, length })
     }
 
-    fn shared(length: u64, protection: u64) -> Result<Area, Text> {
+    pub fn shared(length: u64, protection: u64) -> Result<Area, Trouble> {
         Ok(Area { start: sys::map(length, protection, true)?, length })
     }
 
-    fn granules(&self) -> u64 {
+    pub fn granules(&self) -> u64 {
         self.length / GRANULE
     }
 
-    fn granule(&self, index: u64) -> u64 {
+    pub fn granule(&self, index: u64) -> u64 {
         assert!(index < self.granules());
         self.start + index * GRANULE
     }
 
-    fn stg(&self, index: u64, tag: u64) {
+    pub fn stg(&self, index: u64, tag: u64) {
         // SAFETY: in the area, to which nothing refers.
         unsafe { tags::stg(with_tag(self.granule(index), tag)) }
     }
 
-    fn ldg(&self, index: u64) -> u64 {
+    pub fn ldg(&self, index: u64) -> u64 {
         // SAFETY: in the area, which is mapped.
         unsafe { tags::ldg(self.granule(index)) }
     }
 
     /// Stores to a granule through an address with this tag.
-    fn store(&self, index: u64, tag: u64, value: u64) {
+    pub fn store(&self, index: u64, tag: u64, value: u64) {
         // SAFETY: in the area, to which nothing refers; whoever takes a wrong tag awaits the fault.
         unsafe { tags::store(with_tag(self.granule(index), tag), value) }
     }
 
     /// Loads from a granule through an address with this tag.
-    fn load(&self, index: u64, tag: u64) -> u64 {
+    pub fn load(&self, index: u64, tag: u64) -> u64 {
         // SAFETY: as for `store`.
         unsafe { tags::load(with_tag(self.granule(index), tag)) }
     }
 
     /// Tags the granules with a seed's pattern.
-    fn tag(&self, seed: u64) {
+    pub fn tag(&self, seed: u64) {
         (0..self.granules()).for_each(|index| self.stg(index, pattern(seed, index)));
     }
 
     /// Checks that the granules have the tags of a seed's pattern.
-    fn verify(&self, seed: u64, when: &str) -> Outcome {
+    pub fn verify(&self, seed: u64, when: &str) -> Outcome {
         for index in 0..self.granules() {
             let (is, wanted) = (self.ldg(index), pattern(seed, index));
             check!(is == wanted, "{when}: granule {index} has tag {is:#x}, not {wanted:#x}");
@@ -148,7 +203,7 @@ impl Area {
     }
 
     /// Checks that the granules have tag 0.
-    fn verify_zero(&self, when: &str) -> Outcome {
+    pub fn verify_zero(&self, when: &str) -> Outcome {
         for index in 0..self.granules() {
             let is = self.ldg(index);
             check!(is == 0, "{when}: granule {index} has tag {is:#x}, not 0");
@@ -351,14 +406,14 @@ fn reuse() -> Outcome {
 }
 
 /// Runs `child` in a copy of the process, and expects it to return without complaint.
-fn in_child(child: impl FnOnce() -> Outcome) -> Result<u64, Text> {
+pub fn in_child(child: impl FnOnce() -> Outcome) -> Result<u64, Trouble> {
     // SAFETY: memory that is shared with the copy holds tags, and words accessed as atomics.
     let process = unsafe { sys::fork()? };
     if process == 0 {
         sys::exit(match child() {
             Ok(()) => 0,
-            Err(words) => {
-                println!("# child: {words}");
+            Err(trouble) => {
+                println!("# child: {trouble}");
                 1
             }
         });
@@ -366,7 +421,7 @@ fn in_child(child: impl FnOnce() -> Outcome) -> Result<u64, Text> {
     Ok(process)
 }
 
-fn ended_well(child: u64) -> Outcome {
+pub fn ended_well(child: u64) -> Outcome {
     let change = sys::wait(child)?;
     check!(change == Change::Exited(0), "the child: {change:?}");
     Ok(())

@@ -17,10 +17,35 @@ pub const SEGV_MTESERR: i32 = 9;
 /// then fault_address, regs\[31\] and sp (arm64: uapi/asm/ucontext.h, uapi/asm/sigcontext.h).
 const PC_OFFSET: usize = 176 + 8 + 31 * 8 + 8;
 
-static AWAITED: AtomicBool = AtomicBool::new(false);
-static COUNT: AtomicU32 = AtomicU32::new(0);
-static CODE: AtomicI32 = AtomicI32::new(0);
-static ADDRESS: AtomicU64 = AtomicU64::new(0);
+/// What a thread awaits and what came.
+pub struct Watch {
+    awaited: AtomicBool,
+    count: AtomicU32,
+    code: AtomicI32,
+    address: AtomicU64,
+}
+
+impl Watch {
+    /// One that awaits nothing.
+    pub const fn new() -> Watch {
+        Watch {
+            awaited: AtomicBool::new(false),
+            count: AtomicU32::new(0),
+            code: AtomicI32::new(0),
+            address: AtomicU64::new(0),
+        }
+    }
+
+    /// That of this thread: what its thread pointer names, and the first thread's has none.
+    fn own() -> &'static Watch {
+        static FIRST: Watch = Watch::new();
+        match sys::thread_pointer() {
+            0 => &FIRST,
+            // SAFETY: `threads` starts each thread with the address of one in a static.
+            other => unsafe { &*(other as *const Watch) },
+        }
+    }
+}
 
 /// A SIGSEGV that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,27 +61,29 @@ pub fn set_up() -> sys::Result<()> {
     sys::on_fault(handle)
 }
 
-/// Runs `access`; returns how many SIGSEGVs came of it, and the last one.
+/// Runs `access`; returns how many SIGSEGVs this thread had of it, and the last one.
 ///
 /// The instruction at fault is stepped over, so `access` must have no other memory access that
 /// may fault than those of `tags`.
 pub fn watch(access: impl FnOnce()) -> (u32, Fault) {
-    COUNT.store(0, Relaxed);
-    AWAITED.store(true, Relaxed);
+    let own = Watch::own();
+    own.count.store(0, Relaxed);
+    own.awaited.store(true, Relaxed);
     access();
-    AWAITED.store(false, Relaxed);
-    let fault = Fault { code: CODE.load(Relaxed), address: ADDRESS.load(Relaxed) };
-    (COUNT.load(Relaxed), fault)
+    own.awaited.store(false, Relaxed);
+    let fault = Fault { code: own.code.load(Relaxed), address: own.address.load(Relaxed) };
+    (own.count.load(Relaxed), fault)
 }
 
 extern "C" fn handle(_signal: i32, info: &SigInfo, context: *mut u8) {
-    if !AWAITED.load(Relaxed) {
+    let own = Watch::own();
+    if !own.awaited.load(Relaxed) {
         println!("# SIGSEGV that nobody awaited: code {}, address {:#x}", info.code, info.address);
         sys::exit(128 + SIGSEGV as u64);
     }
-    COUNT.fetch_add(1, Relaxed);
-    CODE.store(info.code, Relaxed);
-    ADDRESS.store(info.address, Relaxed);
+    own.count.fetch_add(1, Relaxed);
+    own.code.store(info.code, Relaxed);
+    own.address.store(info.address, Relaxed);
     if info.code != SEGV_MTEAERR {
         // SAFETY: the kernel's ucontext_t has the pc there, on the stack, for this handler alone.
         unsafe {

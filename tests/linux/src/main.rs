@@ -7,6 +7,9 @@
 //! * `tap FIRST`: runs the checks and prints results in the Test Anything Protocol, numbered from
 //!   FIRST
 //! * `count CPUS`, `brief FIRST CPUS`: the same for a few checks on each of so many CPUs
+//! * `count all`, `tap FIRST all`: the same with those that `/mte` prepares the kernel for
+//! * `control`: says by its exit status whether it was started with tag checks off (it is what a
+//!   check executes)
 //! * `hold`: tags a page, says where it is in physical memory and with which tags, waits for a
 //!   line of input, and says which tags it has then
 //!
@@ -21,9 +24,13 @@ mod brief;
 mod checks;
 mod fault;
 mod hold;
+mod memory;
+mod modes;
+mod swap;
 mod sys;
 mod tags;
 mod text;
+mod threads;
 
 use core::ffi::{CStr, c_char};
 use core::panic::PanicInfo;
@@ -79,35 +86,39 @@ impl Start {
 pub(crate) extern "C" fn start(words: *const u64) -> ! {
     let start = Start { words };
     let capabilities = start.auxiliary(AT_HWCAP2);
-    let status = match (start.argument(1), start.argument(2)) {
-        (None, _) => show(),
-        (Some("count"), None) => {
-            println!("{}", checks::count());
+    let arguments = [start.argument(1), start.argument(2), start.argument(3)];
+    let status = match arguments {
+        [None, ..] => show(),
+        [Some("count"), all @ (None | Some("all")), None] => {
+            println!("{}", checks::count(all.is_some()));
             0
         }
-        (Some("count"), Some(cpus)) => match cpus.parse() {
+        [Some("count"), Some(cpus), None] => match cpus.parse() {
             Ok(cpus) => {
                 println!("{}", brief::count(cpus));
                 0
             }
             Err(_) => usage(),
         },
-        (Some("brief"), Some(first)) => match (first.parse(), start.argument(3).map(str::parse)) {
-            (Ok(first), Some(Ok(cpus))) => brief::run(first, cpus, capabilities),
+        [Some("brief"), Some(first), Some(cpus)] => match (first.parse(), cpus.parse()) {
+            (Ok(first), Ok(cpus)) => brief::run(first, cpus, capabilities),
             _ => usage(),
         },
-        (Some("tap"), Some(first)) => match first.parse() {
-            Ok(first) => checks::run(first, capabilities),
+        [Some("tap"), Some(first), all @ (None | Some("all"))] => match first.parse() {
+            Ok(first) => checks::run(first, all.is_some(), capabilities),
             Err(_) => usage(),
         },
-        (Some("hold"), None) => hold::run(),
+        [Some("control"), None, None] => modes::control(),
+        [Some("hold"), None, None] => hold::run(),
         _ => usage(),
     };
     sys::exit(status)
 }
 
 fn usage() -> u64 {
-    println!("usage: mte-demo [count [CPUS] | tap FIRST | brief FIRST CPUS | hold]");
+    println!(
+        "usage: mte-demo [count [all | CPUS] | tap FIRST [all] | brief FIRST CPUS | control | hold]"
+    );
     2
 }
 

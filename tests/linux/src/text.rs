@@ -18,6 +18,11 @@ impl Text {
         let _ = text.write_fmt(arguments);
         text
     }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.used]
+    }
 }
 
 impl Write for Text {
