@@ -127,39 +127,29 @@ def find_kernel(name: Optional[str]) -> Kernel:
     return Kernel(record["release"], Path(record["kernel"]), modules if modules and modules.is_dir() else None)
 
 
-def module_order(contents: dict[str, bytes]) -> list[str]:
-    """Sorts modules so that each comes after those it needs."""
-    needs: dict[str, list[str]] = {}
-    for name, data in contents.items():
-        found = re.search(rb"\0depends=([^\0]*)\0", data)
-        needs[name] = found[1].decode().replace("-", "_").split(",") if found and found[1] else []
-    order: list[str] = []
-
-    def visit(name: str, above: tuple[str, ...]) -> None:
-        if name in order:
-            return
-        if name not in needs or name in above:
-            raise Failed(f"module {above[-1]} needs {name}, which set-up does not keep (LINUX_MODULES in qemu/setup.py)")
-        for need in needs[name]:
-            visit(need, (*above, name))
-        order.append(name)
-
-    for name in sorted(needs):
-        visit(name, ("the guest",))
-    return order
-
-
-def read_modules(directory: Path) -> dict[str, bytes]:
-    """Reads the modules that the guest loads, by the names that modules call each other."""
-    from setup import LINUX_MODULES
-
+def read_modules(directory: Path) -> list[tuple[str, bytes]]:
+    """Reads the modules that swap in compressed memory takes, each after those it needs."""
+    # As modules name each other.
+    there = {path.name.split(".")[0].replace("-", "_"): path for path in sorted(directory.rglob("*.ko*"))}
     found: dict[str, bytes] = {}
-    for path in sorted(directory.rglob("*.ko*")):
-        name = path.name.split(".")[0]
-        if name in LINUX_MODULES:
-            data = path.read_bytes()
-            found[name.replace("-", "_")] = lzma.decompress(data) if path.suffix == ".xz" else data
-    return found
+
+    def visit(name: str, wanted_by: str) -> None:
+        if name in found:
+            return
+        if name not in there:
+            raise Failed(f"module {wanted_by} needs {name}, which is not in {directory} (LINUX_MODULES in qemu/setup.py)")
+        data = there[name].read_bytes()
+        data = lzma.decompress(data) if there[name].suffix == ".xz" else data
+        needs = re.search(rb"\0depends=([^\0]+)\0", data)
+        for need in needs[1].decode().replace("-", "_").split(",") if needs else []:
+            visit(need, name)
+        found[name] = data
+
+    # What is not there is a part of the kernel itself, or not needed by it.
+    for name in ("lzo_rle", "zram"):
+        if name in there:
+            visit(name, name)
+    return list(found.items())
 
 
 def build_selftests() -> dict[str, bytes]:
@@ -199,12 +189,11 @@ def pack(what: str, kernel: Kernel) -> Path:
     files: list[tuple[str, bytes]] = []
     if what == "demo":
         files.append(("mte", (ROOT / "tests/linux/mte").read_bytes()))
-        modules = read_modules(kernel.modules) if kernel.modules else {}
+        modules = read_modules(kernel.modules) if kernel.modules else []
         if modules:
-            order = module_order(modules)
             archive.add("modules", stat.S_IFDIR | 0o755)
-            files.append(("modules/order", "".join(f"{name}.ko\n" for name in order).encode()))
-            files += [(f"modules/{name}.ko", modules[name]) for name in order]
+            files.append(("modules/order", "".join(f"{name}.ko\n" for name, _ in modules).encode()))
+            files += [(f"modules/{name}.ko", data) for name, data in modules]
         archive.add("bin/insmod", stat.S_IFLNK | 0o777, b"busybox")
         archive.add("bin/mkswap", stat.S_IFLNK | 0o777, b"busybox")
         archive.add("bin/swapon", stat.S_IFLNK | 0o777, b"busybox")
@@ -318,10 +307,10 @@ def read_selftests(text: str) -> dict[str, Point]:
 def compare(tap: Tap, what: str, cell: Cell, above: Run, alone: Run) -> None:
     """Prints a result for each test of either side."""
     tap.result(f"{cell.name()}: both sides run to their end", above.trouble or alone.trouble)
-    if len(above.points) + len(alone.points) == 0:
-        return
     passed = sum(point.passed and not point.skipped for point in above.points.values())
     tap.result(f"{cell.name()}: there is something to compare", None if passed else "above the shim no test passes")
+    if not above.points or not alone.points:
+        return
     for name in {**alone.points, **above.points}:
         ours, theirs = above.points.get(name), alone.points.get(name)
         title = f"{cell.name()}: {name}"

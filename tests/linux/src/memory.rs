@@ -3,21 +3,23 @@
 //! huge pages.
 
 use crate::checks::{
-    Area, Check, MIB, Outcome, PLAIN, TAGGED, check, ended_well, fail, in_child, pattern, skip,
+    Area, Check, KIB, MIB, Outcome, PLAIN, TAGGED, Trouble, check, ended_well, fail, in_child,
+    pattern, skip,
 };
 use crate::fault::{self, SEGV_ACCERR};
 use crate::swap::vmstat;
 use crate::sys::{self, Advice, Errno, PROT_MTE, PROT_READ};
-use crate::tags::untagged;
+use crate::tags::{GRANULE, untagged};
 
 /// The checks in their order.
-pub const CHECKS: [Check; 6] = [
+pub const CHECKS: [Check; 7] = [
     ("mprotect adds PROT_MTE to memory with contents, and cannot take it away", later),
     ("PROT_NONE and back keeps tags", out_of_reach),
     ("two mappings of a memory file share their tags, in two processes", file),
     ("a shared mapping's tags are one for parent and child", shared),
-    ("transparent huge pages: tagged, split, copied on write", transparent),
-    ("hugetlb pages: tagged, copied on write, given back", hugetlb),
+    ("transparent huge pages, tagged, split, copied on write", transparent),
+    ("most of memory holds data and tags at once", most),
+    ("hugetlb pages, tagged, copied on write, given back", hugetlb),
 ];
 
 const HUGE: u64 = 2 * MIB;
@@ -120,6 +122,46 @@ fn transparent() -> Outcome {
     let kept = Area { start: area.start, length: rest };
     core::mem::forget(area);
     kept.verify(26, "after munmap of the last part")
+}
+
+/// Bytes that the kernel can give without sending others to swap space.
+fn available() -> Result<u64, Trouble> {
+    let mut bytes = [0; 2048];
+    let text = sys::read_file(b"/proc/meminfo\0", &mut bytes)?;
+    let text = str::from_utf8(text).unwrap_or_default();
+    let kib = |line: &str| -> Option<u64> {
+        line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse().ok()
+    };
+    match text.lines().find_map(kib) {
+        Some(kib) => Ok(kib * KIB),
+        None => fail!("/proc/meminfo does not say what is available"),
+    }
+}
+
+/// Every byte of tag storage is other memory's tags: were one of these pages in it, the tags of
+/// the others would be in its data. Writes to each page where the first granules' tags of other
+/// pages would be, 128 bytes apart, and tags the first granule.
+fn most() -> Outcome {
+    const PAGE: u64 = 4096;
+    const PER_PAGE: u64 = PAGE / GRANULE;
+    const STEP: usize = (128 / GRANULE) as usize;
+    let length = available()? / 4 * 3 / PAGE * PAGE;
+    let area = Area::new(length, TAGGED)?;
+    let pages = || (0..area.granules()).step_by(PER_PAGE as usize);
+    let words = |page: u64| (page + STEP as u64..page + PER_PAGE).step_by(STEP);
+    for page in pages() {
+        area.stg(page, pattern(28, page));
+        words(page).for_each(|index| area.store(index, 0, !index));
+    }
+    for page in pages() {
+        let (is, wanted) = (area.ldg(page), pattern(28, page));
+        check!(is == wanted, "page {}: tag {is:#x}, not {wanted:#x}", page / PER_PAGE);
+        for index in words(page) {
+            let is = area.load(index, 0);
+            check!(is == !index, "granule {index} holds {is:#x}, not {:#x}", !index);
+        }
+    }
+    Ok(())
 }
 
 fn hugetlb() -> Outcome {
