@@ -274,7 +274,7 @@ fn refuse_spin_table(tree: &BootTree) {
 
 /// Numbers the CPUs; returns how many are served.
 fn count_cpus(tree: &BootTree) -> usize {
-    let cpus = psci::init(&tree.cpus);
+    let cpus = psci::init(&tree.cpus, tree.psci == Some(Conduit::Smc));
     let mte = match (features::mte(), features::mte2()) {
         (_, true) => "MTE with tag memory",
         (true, false) => "MTE without tag memory",

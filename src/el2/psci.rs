@@ -66,12 +66,14 @@ pub fn suspend() -> Suspend {
 }
 
 /// Numbers the CPUs, the one that runs now being 0, prepares their slots, and asks firmware how it
-/// suspends them. Returns how many are served; those in the tree beyond [`percpu::MAX_CPUS`] cannot
-/// be started.
-pub fn init(in_tree: &[u64]) -> usize {
-    let version = smc::call(VERSION, [0; 3]);
-    let features = smc::call(FEATURES, [(CPU_SUSPEND | WIDE).into(), 0, 0]);
-    SUSPEND.call_once(|| Suspend::of(version, features));
+/// suspends them, if there is PSCI by SMC: EL3 without it may not come back. Returns how many are
+/// served; those in the tree beyond [`percpu::MAX_CPUS`] cannot be started.
+pub fn init(in_tree: &[u64], by_smc: bool) -> usize {
+    if by_smc {
+        let version = smc::call(VERSION, [0; 3]);
+        let features = smc::call(FEATURES, [(CPU_SUSPEND | WIDE).into(), 0, 0]);
+        SUSPEND.call_once(|| Suspend::of(version, features));
+    }
     let this = this_cpu();
     let others = in_tree.iter().map(|mpidr| mpidr & AFFINITY).filter(|mpidr| *mpidr != this);
     let cpus: Vec<u64> = [this].into_iter().chain(others).take(percpu::MAX_CPUS).collect();
