@@ -810,7 +810,7 @@ def packed_steps() -> Iterator[Step]:
     appended = r"tagstash: appended to the image: kernel at 0x[0-9a-f]+\.\.0x[0-9a-f]+, no ramdisk"
     yield machine("packed", 120, STORAGE_TESTS, read_message("packed", appended, read_tap), "--cpus", "2", *options)
     appended = r"tagstash: appended to the image: kernel at 0x[0-9a-f]+\.\.0x[0-9a-f]+, and ramdisk"
-    yield from linux_guest_steps("packed-linux", "in one file", "features", "40200000-4020ffff", appended, ["--plain", "--pack"], None)
+    yield from linux_guest_steps("packed-linux", "in one file", "boot", "40200000-4020ffff", appended, ["--plain", "--pack"], None)
 
 
 def linux_guest_steps(name: str, how: str, test: str, shim: str, pattern: str, options: list[str],
