@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The places in the image that are filled after it has been built: for a device-tree overlay, by
-//! `boot/embed.py`, and for the table of what is appended, by `boot/pack.py` (see [`appended`]).
+//! `boot/embed.py`, and for the table of what is appended, by `boot/pack.py` (see [`mod@appended`]).
 //!
 //! That of the overlay:
 //!

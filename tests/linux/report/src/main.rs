@@ -17,6 +17,7 @@ mod interrupts;
 mod perf;
 mod sys;
 #[path = "../../src/text.rs"]
+#[allow(dead_code, reason = "mte-demo uses all of it")]
 mod text;
 mod vectors;
 
