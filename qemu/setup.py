@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import fcntl
 import gzip
 import io
 import json
@@ -475,8 +476,7 @@ def write_wrapper(name: str, program: Program) -> Path:
     lines = ["#!/bin/sh", "# Starts the tool that set-up chose. Written by qemu/setup.py."]
     lines += [f"export {key}='{value.replace(chr(39), quote)}'" for key, value in program.env.items()]
     lines.append("exec " + " ".join(f"'{word.replace(chr(39), quote)}'" for word in program.argv) + ' "$@"')
-    script.write_text("\n".join(lines) + "\n")
-    script.chmod(0o755)
+    write_if_changed(script, "\n".join(lines) + "\n", 0o755)
     return script
 
 
@@ -1386,11 +1386,26 @@ def find_cleancache_kernel(known: Optional[dict[str, str]]) -> dict[str, str]:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def write_if_changed(file: Path, text: str) -> None:
-    """Writes a file only when its contents change, so that make does not rebuild for nothing."""
+def write_if_changed(file: Path, text: str, mode: int = 0o644) -> None:
+    """Writes a file only when its contents change, so that make does not rebuild for nothing. Who reads it meanwhile sees all of it."""
     if not file.exists() or file.read_text() != text:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
+        partial = file.with_name(file.name + ".partial")
+        partial.write_text(text)
+        partial.chmod(mode)
+        partial.replace(file)
+
+
+def wait_for_others() -> int:
+    """Waits until no other set-up of this directory runs; returns the open lock file, which closes with the process."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    lock = os.open(BUILD / "setup.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("setup: waiting for another that is at work in this directory", flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
 
 def main() -> int:
@@ -1410,6 +1425,11 @@ def main() -> int:
     options = parser.parse_args()
     wanted = (options.only or []) + (["kernels"] if options.kernel else []) or ["rust", "qemu", "dtc"]
 
+    try:
+        wait_for_others()
+    except OSError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 1
     try:
         old = json.loads(TOOLS_JSON.read_text())
         if not isinstance(old, dict):
