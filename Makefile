@@ -43,13 +43,14 @@ BARE_BUILD = $(BARE_PATHS) && $(CARGO_ENV) $(CARGO) build $(BARE_FLAGS)
 # The image is small and its calls are fast: the library is compiled for size, and what serves calls, which is instantiated in
 # the binary, for speed. Cargo has one level for both, so the binary's is given to rustc after it.
 IMAGE_BUILD = $(BARE_PATHS) && $(CARGO_ENV) CARGO_PROFILE_RELEASE_OPT_LEVEL=z $(CARGO) rustc $(BARE_FLAGS)
-BARE_CLIPPY = $(CARGO_ENV) $(CARGO) clippy --release --target $(TARGET) --target-dir target/clippy $(CARGO_FLAGS)
+BARE_CLIPPY = $(CARGO_ENV) $(CARGO) clippy --target $(TARGET) --target-dir target/clippy $(CARGO_FLAGS)
 # The documentation has the private items too, so links to them lead somewhere.
 DOC_FLAGS := -D warnings -A rustdoc::private-intra-doc-links
-HOST_DOC = RUSTDOCFLAGS="$(DOC_FLAGS)" $(CARGO) doc --no-deps --document-private-items --target-dir target \
+DOC_TARGET ?= target
+HOST_DOC = RUSTDOCFLAGS="$(DOC_FLAGS)" $(CARGO) doc --no-deps --document-private-items --target-dir $(DOC_TARGET) \
 	--workspace --lib --bins --exclude harness
 # Cargo's remark about one file name for the firmware and its library is known and harmless: the host's run has the library.
-BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(CARGO) rustdoc --target-dir target \
+BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(CARGO) rustdoc --target-dir $(DOC_TARGET) \
 	--target $(TARGET) $(CARGO_FLAGS) --features firmware
 BARE_OUT := target/$(TARGET)/release
 

@@ -17,10 +17,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Iterator, NoReturn, Optional
+from typing import IO, Callable, Iterator, NoReturn, Optional
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
@@ -234,22 +235,23 @@ def build_steps() -> Iterator[Step]:
     yield Step("atomics", [sys.executable, "tests/atomics.py", elf], 30, read_tap)
 
 
+# Tests have the checks that the firmware has and more, and are to be compiled soon.
+TEST_PROFILE = {"CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS": "true", "CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS": "true",
+                "CARGO_PROFILE_RELEASE_LTO": "off", "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16", "CARGO_PROFILE_RELEASE_DEBUG": "false"}
+
+
 def host_steps() -> Iterator[Step]:
     """Runs the portable part's tests on this machine."""
-    checks = {"CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS": "true", "CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS": "true",
-              "CARGO_PROFILE_RELEASE_LTO": "off"}
     # A target directory of its own: the profile differs from the one that the tools are built with.
     yield Step("host", ["cargo", "test", "--release", "-p", "tagstash", "--target-dir", "target/host", "--no-fail-fast"],
-               300, read_cargo, checks)
+               300, read_cargo, TEST_PROFILE)
 
 
 def quality_steps() -> Iterator[Step]:
     """Compares the stash's hit rates with ideal caches', on small workloads."""
-    checks = {"CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS": "true", "CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS": "true",
-              "CARGO_PROFILE_RELEASE_LTO": "off"}
     # In the directory of the suite `host`, which has built the same library.
     yield Step("quality", ["cargo", "test", "--release", "-p", "quality", "--target-dir", "target/host", "--no-fail-fast"],
-               300, read_cargo, checks)
+               300, read_cargo, TEST_PROFILE)
 
 
 def tagalias_steps() -> Iterator[Step]:
@@ -275,7 +277,7 @@ def scale_steps() -> Iterator[Step]:
 def lint_steps() -> Iterator[Step]:
     """Checks formatting and lints."""
     cargo = ["cargo", "clippy", "--target-dir", "target/clippy"]
-    firmware = ["--release", "--target", "aarch64-unknown-none-softfloat", "-p", "tagstash", "-p", "harness", "-p",
+    firmware = ["--target", "aarch64-unknown-none-softfloat", "-p", "tagstash", "-p", "harness", "-p",
                 "mte-demo", "-p", "cpu-report", "-p", "kexec", "--features",
                 "tagstash/firmware,harness/firmware,mte-demo/guest,cpu-report/guest,kexec/guest"]
     flags, env = bare_metal()
@@ -286,7 +288,8 @@ def lint_steps() -> Iterator[Step]:
     yield Step("mutants", [sys.executable, "tests/mutants.py", "--test"], 30, read_tap)
     yield Step("lint-firmware", [*cargo, *firmware, *flags, "--", "-D", "warnings"], 240,
                read_single("the firmware's lints"), env, needs=["cargo-clippy"])
-    yield Step("lint-doc", ["make", "--no-print-directory", "doc"], 300, read_single("the documentation, without warnings"))
+    # What the lints have read of other crates serves here too.
+    yield Step("lint-doc", ["make", "--no-print-directory", "doc", "DOC_TARGET=target/clippy"], 300, read_single("the documentation, without warnings"))
 
 
 def bare_metal() -> tuple[list[str], dict[str, str]]:
@@ -947,23 +950,60 @@ class Interrupted(Exception):
     """A signal asked us to end."""
 
 
+class Running:
+    """The commands under way, so that all of them can be ended. None starts after that."""
+
+    def __init__(self) -> None:
+        """Begins with none."""
+        self.lock = threading.Lock()
+        self.ended = False
+        self.processes: set[subprocess.Popen[bytes]] = set()
+
+    def start(self, step: Step, sink: IO[bytes]) -> subprocess.Popen[bytes]:
+        """Starts a step's command in a process group of its own."""
+        env = {**os.environ, **step.env, "CARGO_TERM_COLOR": "never"}
+        with self.lock:
+            if self.ended:
+                raise Interrupted("the end of the run")
+            process = subprocess.Popen(step.command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=sink,
+                                       stderr=subprocess.STDOUT, start_new_session=True)
+            self.processes.add(process)
+            return process
+
+    def end(self, process: subprocess.Popen[bytes]) -> None:
+        """Ends a command if it still runs, and forgets it."""
+        end_group(process)
+        with self.lock:
+            self.processes.discard(process)
+
+    def end_all(self) -> None:
+        """Ends whatever runs."""
+        with self.lock:
+            self.ended = True
+            processes = list(self.processes)
+        for process in processes:
+            end_group(process)
+
+
+RUNNING = Running()
+
+
 def run_step(step: Step) -> tuple[str, int]:
     """Runs a step's command with its output in a log file; returns the output and the status, 124 if time ran out."""
     log = LOGS / f"{step.name}.log"
-    env = {**os.environ, **step.env, "CARGO_TERM_COLOR": "never"}
     with open(log, "wb") as sink:
         try:
-            process = subprocess.Popen(step.command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=sink,
-                                       stderr=subprocess.STDOUT, start_new_session=True)
+            process = RUNNING.start(step, sink)
         except OSError as error:
             sink.write(f"{step.command[0]} does not start: {error.strerror}\n".encode())
+            sink.flush()
             return log.read_text(errors="replace"), 127
         try:
             status = process.wait(step.seconds)
         except subprocess.TimeoutExpired:
             status = 124
         finally:
-            end_group(process)
+            RUNNING.end(process)
     return log.read_text(errors="replace"), status if status >= 0 else 128 - status
 
 
@@ -979,24 +1019,22 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
-def show_failure(step: Step, text: str, result: Result, status: int) -> None:
-    """Prints what failed, and the log's end."""
+def failure_lines(step: Step, text: str, result: Result, status: int) -> Iterator[str]:
+    """Says what failed, and the log's end."""
     for failure in result.failures:
-        print(f"    FAILED {step.name}: {failure}")
+        yield f"    FAILED {step.name}: {failure}"
     if status == 124:
-        print(f"    {step.name} was stopped after {step.seconds:.0f} s")
+        yield f"    {step.name} was stopped after {step.seconds:.0f} s"
     log = (LOGS / f"{step.name}.log").relative_to(ROOT)
     lines = text.splitlines()[-TAIL_LINES:]
-    print(f"    the end of {log}:" if lines else f"    {log} is empty")
+    yield f"    the end of {log}:" if lines else f"    {log} is empty"
     for line in lines:
-        print("    | " + line.rstrip("\r"))
+        yield "    | " + line.rstrip("\r")
 
 
-def run_suite(suite: Suite) -> Result:
-    """Runs one suite and prints its line."""
-    total = Result()
-    started = time.monotonic()
-    trouble: list[tuple[Step, str, Result, int]] = []
+def run_suite(suite: Suite) -> tuple[Result, list[str]]:
+    """Runs one suite; returns what it came to, and what there is to say of it besides its counts."""
+    total, lines = Result(), []
     for step in suite.steps():
         missing = [program for program in step.needs or [] if not shutil.which(program)]
         if missing:
@@ -1008,13 +1046,65 @@ def run_suite(suite: Suite) -> Result:
             result.failures.append(f"stopped after {step.seconds:.0f} s")
         total.add(result)
         if result.failures:
-            trouble.append((step, text, result, status))
-    print(f"{total.counts()}  ({time.monotonic() - started:.1f} s)", flush=True)
-    for entry in trouble:
-        show_failure(*entry)
-    for name in total.skipped:
-        print(f"    skipped: {name}")
-    return total
+            lines += failure_lines(step, text, result, status)
+    return total, lines + [f"    skipped: {name}" for name in total.skipped]
+
+
+class Lanes:
+    """Runs suites, several at once, and prints a line for each as it ends."""
+
+    def __init__(self, suites: list[Suite]) -> None:
+        """Begins with the suites in the order of the list."""
+        self.lock = threading.Lock()
+        self.waiting = list(suites)
+        self.count, self.done = len(suites), 0
+        self.total, self.built = Result(), True
+        self.trouble: Optional[BaseException] = None
+
+    def take(self, from_the_end: bool) -> Optional[Suite]:
+        """Takes the next suite."""
+        with self.lock:
+            return self.waiting.pop(-1 if from_the_end else 0) if self.waiting and not self.trouble else None
+
+    def run(self, suite: Suite) -> None:
+        """Runs one suite and prints what came of it."""
+        started = time.monotonic()
+        if suite.needs_firmware and not self.built:
+            # Not a skip: that the firmware does not build is no reason to call its tests unnecessary.
+            result, lines = Result(failures=[f"{suite.name}: not run, because the build failed"]), []
+        else:
+            result, lines = run_suite(suite)
+        with self.lock:
+            self.done += 1
+            self.built &= not (suite.name == "build" and result.failures)
+            self.total.add(result)
+            head = f"[{self.done:2}/{self.count}] {suite.name:16} {result.counts()}  ({time.monotonic() - started:.1f} s)"
+            print("\n".join([head, *lines]), flush=True)
+
+    def lane(self, from_the_end: bool) -> None:
+        """Runs suites until there are none left."""
+        try:
+            while suite := self.take(from_the_end):
+                self.run(suite)
+        except BaseException as why:  # pylint: disable=broad-except
+            # For the main thread to see, which waits.
+            self.trouble = why
+
+    def run_all(self, jobs: int) -> None:
+        """Runs them all. The first is the build, if anything needs it, and has to be over before the others begin.
+
+        Every other lane takes from the end: compilers, which use all CPUs, are at the front, and machines, which wait much, at
+        the back.
+        """
+        if self.waiting and self.waiting[0].name == "build":
+            self.run(self.waiting.pop(0))
+        threads = [threading.Thread(target=self.lane, args=(number % 2 == 1,), daemon=True) for number in range(jobs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self.trouble:
+            raise self.trouble
 
 
 def main() -> int:
@@ -1022,6 +1112,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("suite", nargs="*", help="run these only (the build comes first where they need it)")
     parser.add_argument("--list", action="store_true", help="list the suites")
+    parser.add_argument("--jobs", type=int, choices=range(1, 9), default=2, metavar="N",
+                        help="suites that run at once (1 to 8; default: 2)")
     options = parser.parse_args()
     if options.list:
         for suite in SUITES:
@@ -1042,21 +1134,14 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
     LOGS.mkdir(parents=True, exist_ok=True)
-    total, built, started = Result(), True, time.monotonic()
+    lanes, started = Lanes(chosen), time.monotonic()
     try:
-        for index, suite in enumerate(chosen, 1):
-            print(f"[{index:2}/{len(chosen)}] {suite.name:16} ", end="", flush=True)
-            if suite.needs_firmware and not built:
-                # Not a skip: that the firmware does not build is no reason to call its tests unnecessary.
-                print("1 failed (not run, because the build failed)", flush=True)
-                total.add(Result(failures=[f"{suite.name}: not run"]))
-                continue
-            result = run_suite(suite)
-            built &= not (suite.name == "build" and result.failures)
-            total.add(result)
+        lanes.run_all(options.jobs)
     except Interrupted as why:
-        print(f"\nended by {why}")
-        total.failures.append(f"ended by {why}")
+        RUNNING.end_all()
+        print(f"ended by {why}")
+        lanes.total.failures.append(f"ended by {why}")
+    total = lanes.total
     print(f"logs: {LOGS.relative_to(ROOT)}; {time.monotonic() - started:.0f} s")
     print(total.counts(), flush=True)
     return 1 if total.failures else 0
