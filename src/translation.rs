@@ -297,18 +297,21 @@ fn set_entries<R: Regime>(
 /// such entries and little else.
 fn fill(entries: &[AtomicU64], level: u32, range: Range<u64>, attributes: u64) -> u64 {
     let size = 1u64 << shift(level);
-    if range.start & (size - 1) != 0 {
+    if attributes == 0 || range.start & (size - 1) != 0 {
         return 0;
     }
+    // An entry is its address and these bits.
+    let bits = leaf(0, level, attributes);
     let first = (range.start >> shift(level)) as usize % entries.len();
     let count = ((range.end - range.start) >> shift(level)) as usize;
     let mut at = range.start;
-    for entry in entries.iter().skip(first).take(count) {
+    for entry in &entries[first..entries.len().min(first + count)] {
         if entry.load(Ordering::Relaxed) != 0 {
             break;
         }
-        entry.store(leaf(at, level, attributes), Ordering::Relaxed);
-        at += size;
+        entry.store(at | bits, Ordering::Relaxed);
+        // Below 2^49, so it does not wrap.
+        at = at.wrapping_add(size);
     }
     at - range.start
 }

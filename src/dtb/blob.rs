@@ -312,10 +312,11 @@ fn aligned(start: usize, length: usize) -> Option<usize> {
 
 /// The name at the front of `bytes`, without its NUL.
 fn name(bytes: &[u8]) -> Option<&str> {
-    let length = bytes.iter().take(MAX_NAME + 1).position(|&byte| byte == 0)?;
-    let name = bytes.get(..length)?;
-    let good = name.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'/');
-    if good { core::str::from_utf8(name).ok() } else { None }
+    // Graphic characters have the codes from 0x21 to 0x7e.
+    let is_of_name = |byte: &u8| (0x21..=0x7e).contains(byte) && *byte != b'/';
+    let length = bytes.iter().take(MAX_NAME + 1).position(|byte| !is_of_name(byte))?;
+    let (name, end) = bytes.split_at_checked(length)?;
+    if end.first() == Some(&0) { core::str::from_utf8(name).ok() } else { None }
 }
 
 /// The block of `length` bytes, or of all the rest, at `offset` of the blob.
