@@ -31,7 +31,7 @@ usage: run [NAME...]     explore at full depth; only cases whose name contains o
 Ends with 0 if nothing was found, 1 if something was, 2 for a mistake.";
 
 /// Executions at one bound that are worth their time.
-const FULL_BUDGET: usize = 2_000;
+const FULL_BUDGET: usize = 1_000;
 const TEST_BUDGET: usize = 300;
 
 /// Of all gets in races, the least share that must hit, in percent.
