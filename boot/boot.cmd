@@ -73,10 +73,13 @@ else
     echo "boot.cmd: no ${prefix}Image: ${prefix}tagstash.img has to carry the kernel of the guest (boot/pack.py)"
 fi
 if test -e ${where} ${prefix}initrd.img; then
-    load ${where} ${initrd_addr} ${prefix}initrd.img
-    fdt mknode /chosen module@1
-    fdt set /chosen/module@1 compatible "multiboot,ramdisk" "multiboot,module"
-    fdt set /chosen/module@1 reg <0x0 ${initrd_addr} 0x0 0x${filesize}>
+    if load ${where} ${initrd_addr} ${prefix}initrd.img; then
+        fdt mknode /chosen module@1
+        fdt set /chosen/module@1 compatible "multiboot,ramdisk" "multiboot,module"
+        fdt set /chosen/module@1 reg <0x0 ${initrd_addr} 0x0 0x${filesize}>
+    else
+        echo "boot.cmd: ${prefix}initrd.img, the ramdisk of the guest, cannot be loaded: it starts without one"
+    fi
 fi
 
 load ${where} ${tagstash_addr} ${prefix}tagstash.img && booti ${tagstash_addr} - ${tree_addr}
