@@ -24,36 +24,13 @@ from typing import NoReturn, Optional
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "qemu"))
 import run as machine  # noqa: E402  (the machine's own layout and places)
+from tap import Failed, Tap  # noqa: E402
 
 MEMORY_MIB = 512
 PAGE = 4096
 PROMPT = "/ # "
 # How long a boot, or a command, may take on a machine that is busy with other things.
 PATIENCE = 100.0
-
-
-class Failed(Exception):
-    """Why a test failed."""
-
-
-class Tap:
-    """Counts results and prints them."""
-
-    def __init__(self) -> None:
-        """Begins with none."""
-        self.number = 0
-        self.failures = 0
-
-    def result(self, name: str, trouble: Optional[str] = None) -> None:
-        """Prints one result, passed if there is no trouble."""
-        self.number += 1
-        self.failures += trouble is not None
-        print(f"ok {self.number} - {name}" if trouble is None else f"not ok {self.number} - {name}: {trouble}", flush=True)
-
-    def finish(self) -> int:
-        """Prints the plan; returns the exit status."""
-        print(f"1..{self.number}", flush=True)
-        return 1 if self.failures else 0
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "qemu"))
 import initramfs  # noqa: E402  (the writer of archives)
 import run as machine  # noqa: E402  (where things are)
+from tap import Tap  # noqa: E402
 
 KERNEL = machine.BUILD / "linux" / "Image"
 INITRD = machine.BUILD / "initramfs.img"
@@ -39,25 +40,6 @@ CRASH_KERNEL_MIB = 192
 # What a boot, and the parts of one kernel, may take on a machine that is busy with other things.
 BOOT_SECONDS = 120.0
 ENTERED = "tagstash: entering the guest"
-
-
-@dataclass
-class Tap:
-    """Counts results and prints them."""
-
-    number: int = 0
-    failures: int = 0
-
-    def result(self, name: str, trouble: str = "") -> None:
-        """Prints one result, passed if there is no trouble."""
-        self.number += 1
-        self.failures += bool(trouble)
-        print(f"not ok {self.number} - {name}: {trouble}" if trouble else f"ok {self.number} - {name}", flush=True)
-
-    def finish(self) -> int:
-        """Prints the plan; returns the exit status."""
-        print(f"1..{self.number}", flush=True)
-        return 1 if self.failures else 0
 
 
 @dataclass(frozen=True)
