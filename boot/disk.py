@@ -22,6 +22,9 @@ import tempfile
 from pathlib import Path
 from typing import Optional
 
+from embed import EmbedError
+from pack import find_table
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("TAGSTASH_BUILD", ROOT / "build")).resolve()
 
@@ -122,6 +125,18 @@ def make_disk(output: Path, files: list[tuple[str, Path]], size: Optional[int]) 
     return START + partition
 
 
+def check_guest(options: argparse.Namespace) -> None:
+    """Sees that the disk will have one guest, which gets all that was given for it."""
+    try:
+        packed = bool(find_table(options.image.read_bytes(), options.image).shim)
+    except EmbedError as error:
+        raise DiskError(str(error)) from None
+    if not packed and not options.kernel:
+        raise DiskError(f"there is no kernel for the guest: name one with --kernel, or pack one into {options.image} (boot/pack.py)")
+    if packed and not options.kernel and options.bootargs:
+        raise DiskError(f"--bootargs goes with a --kernel: {options.image} carries the kernel, so pack it with them (boot/pack.py)")
+
+
 def main() -> int:
     """Does what the command line says; returns the process's exit status."""
     summary, rest = __doc__.split("\n\n")
@@ -148,6 +163,8 @@ def main() -> int:
         for name, path in files:
             if not path.is_file() or not path.stat().st_size:
                 raise DiskError(f"{path}, to be {name}, is not there or is empty")
+        if not options.fit:
+            check_guest(options)
         with tempfile.TemporaryDirectory() as directory:
             script, environment = Path(directory) / "boot.scr", Path(directory) / "tagstash.env"
             script_image(ROOT / "boot" / "boot.cmd", script)
