@@ -48,7 +48,7 @@ BARE_CLIPPY = $(CARGO_ENV) $(CARGO) clippy --target $(TARGET) --target-dir targe
 DOC_FLAGS := -D warnings -A rustdoc::private-intra-doc-links
 DOC_TARGET ?= target
 HOST_DOC = RUSTDOCFLAGS="$(DOC_FLAGS)" $(CARGO) doc --no-deps --document-private-items --target-dir $(DOC_TARGET) \
-	--workspace --lib --bins --exclude harness
+	--workspace --lib --bins --exclude harness --exclude monitor
 # Cargo's remark about one file name for the firmware and its library is known and harmless: the host's run has the library.
 BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(CARGO) rustdoc --target-dir $(DOC_TARGET) \
 	--target $(TARGET) $(CARGO_FLAGS) --features firmware
@@ -77,8 +77,9 @@ image: setup ## Builds the firmware image alone
 
 harness: setup
 	$(Q)echo "build: $(BUILD)/harness.img"
-	$(Q)$(BARE_BUILD) -p harness --bin harness --features firmware
+	$(Q)$(BARE_BUILD) -p harness -p monitor --bins --features harness/firmware,monitor/firmware
 	$(Q)$(PYTHON) qemu/flatten.py $(BARE_OUT)/harness $(BUILD)/harness.img
+	$(Q)$(PYTHON) qemu/flatten.py $(BARE_OUT)/monitor $(BUILD)/monitor.img
 
 machine: setup ## Builds the library that aliases QEMU's tag memory
 	$(Q)echo "build: $(BUILD)/libtagalias.so"
@@ -232,8 +233,8 @@ $(BENCH):
 lint: setup ## Checks formatting and lints, host and firmware
 	$(Q)$(CARGO) fmt --all --check
 	$(Q)$(CARGO) clippy --workspace --all-targets --target-dir target/clippy -- -D warnings
-	$(Q)$(BARE_CLIPPY) -p tagstash -p harness -p mte-demo -p cpu-report -p kexec \
-		--features tagstash/firmware,harness/firmware,mte-demo/guest,cpu-report/guest,kexec/guest \
+	$(Q)$(BARE_CLIPPY) -p tagstash -p harness -p monitor -p mte-demo -p cpu-report -p kexec \
+		--features tagstash/firmware,harness/firmware,monitor/firmware,mte-demo/guest,cpu-report/guest,kexec/guest \
 		-- -D warnings
 
 fmt: ## Formats the sources

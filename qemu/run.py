@@ -86,6 +86,9 @@ RASPI_TREE = """/dts-v1/;
 };
 """
 
+# What RAM is full of that nobody has written to.
+JUNK = bytes.fromhex("a5c35a3c5b96e1d7")
+
 TIMEOUT_STATUS = 124
 # How long QEMU may take to be gone once it has closed its output.
 LINGER_SECONDS = 60.0
@@ -371,6 +374,13 @@ def numa_source(dumped: str, layout: Layout) -> str:
     return "\n" + "".join(f"&{{{name}}} {{ numa-node-id = <{node}>; }};\n" for name, node in names)
 
 
+def psci_source(dumped: str) -> str:
+    """Describes the monitor's PSCI, which QEMU does not know of."""
+    cpus = re.findall(r"^\t\t(cpu@[0-9a-f]+) \{", dumped, re.M)
+    return ('\n/ { psci { compatible = "arm,psci-1.0", "arm,psci-0.2"; method = "smc"; }; };\n'
+            + "".join(f'&{{/cpus/{name}}} {{ enable-method = "psci"; }};\n' for name in cpus))
+
+
 def numa_node(cpu: int, cpus: int) -> int:
     """Returns the NUMA node of a CPU: the first half of them is in node 0, and the only one."""
     return int(cpu >= (cpus + 1) // 2)
@@ -530,7 +540,7 @@ class Machine:
                        f"mte={'off' if options.no_mte else 'on'}", f"gic-version={options.gic}"]
             if options.no_its:
                 machine.append("its=off")
-            if options.el == 3:
+            if options.el == 3 or options.monitor:
                 machine.append("secure=on")
             arguments = ["-machine", ",".join(machine), "-cpu", model, "-smp", str(options.cpus)]
         arguments += ["-m", f"{options.memory}M", "-nographic", "-no-reboot", "-nodefaults", "-monitor", "none"]
@@ -630,7 +640,8 @@ class Machine:
         arguments = self.common()
         for _, path, start, _ in loads:
             arguments += ["-device", f"loader,file={escaped(path)},addr={start:#x},force-raw=on"]
-        arguments += ["-device", f"loader,addr={stub:#x},cpu-num=0"]
+        # With firmware of its own the machine starts there, and QEMU answers no SMC.
+        arguments += ["-bios", str(options.monitor)] if options.monitor else ["-device", f"loader,addr={stub:#x},cpu-num=0"]
         return self.alias(arguments, ram_file, layout)
 
     def pack(self, bootargs: str) -> Path:
@@ -680,6 +691,10 @@ class Machine:
         """Makes the file behind guest RAM."""
         ram_file = self.scratch / "ram"
         with open(ram_file, "wb") as file:
+            if self.options.monitor:
+                # As RAM is after a reset: anything.
+                for _ in range(self.options.memory):
+                    file.write(JUNK * (MIB // len(JUNK)))
             file.truncate(self.ram)
         if re.search(r"[\s\"'\\]", str(ram_file)):
             raise RunError(f"the RAM file's path '{ram_file}' has characters that boot arguments cannot carry; choose "
@@ -713,6 +728,8 @@ class Machine:
         dumped, extra = self.dump_tree(), ""
         if self.options.numa:
             extra += numa_source(dumped, layout)
+        if self.options.monitor:
+            extra += psci_source(dumped)
         if self.options.dts_append:
             extra += "\n" + read_input(self.options.dts_append, "--dts-append").decode(errors="replace")
         return self.compile_tree(tree_source(dumped, layout, modules, extra))
@@ -998,7 +1015,7 @@ def parse_options() -> argparse.Namespace:
         help="pass the guest its --bootargs only, without ram=, ram-base= and region=")
     add("--cpus", type=whole, default=1, metavar="N", help="number of CPUs (default 1)")
     add("--memory", type=whole, metavar="MIB",
-        help="RAM in MiB, a multiple of 64 from 128 up (default 512; 576 with --el 3)")
+        help="RAM in MiB, a multiple of 64 from 128 up (default 512; 576 with --el 3, --monitor)")
     add("--ram-base", type=address, default=RAM_BASE, metavar="ADDRESS",
         help=f"aliased machine: the device tree describes RAM from this address on, and everything is loaded there (default "
              f"{RAM_BASE:#x}, where the machine's RAM begins)")
@@ -1014,6 +1031,9 @@ def parse_options() -> argparse.Namespace:
     add("--no-its", action="store_true", help="leave the interrupt translation service out (with --gic 3, which has one else)")
     add("--cpu", default="max", metavar="MODEL", help="CPU model, with its properties (default max)")
     add("--el", type=int, choices=[1, 2, 3], default=2, help="exception level at which the image is entered (default 2)")
+    add("--monitor", type=Path, nargs="?", const=BUILD / "monitor.img", metavar="FILE",
+        help="aliased machine, entered at EL2: firmware at EL3 that opens to EL2 what Linux asks for and nothing else, starts "
+             "CPUs, and leaves junk in registers (tests/monitor; default FILE: build/monitor.img); RAM holds junk too")
     add("--no-mte", action="store_true", help="leave MTE out (with --plain)")
     add("--icount", action="store_true", help="count instructions exactly (1 CPU only)")
     add("--overlay", type=Path, metavar="FILE", help="device-tree overlay, .dtso or .dtbo, put into a copy of the image")
@@ -1072,11 +1092,19 @@ def parse_options() -> argparse.Namespace:
         if options.memory not in (None, RASPI_MIB):
             refuse(f"--memory {options.memory} does not go with --board raspi3b, which has {RASPI_MIB} MiB")
         options.memory = RASPI_MIB
+    if options.monitor:
+        if not options.monitor.is_file():
+            refuse(f"--monitor {options.monitor} is not there: `make harness` makes it")
+        if options.plain or options.own_tree or options.uboot or options.el != 2 or options.ram_base != RAM_BASE:
+            refuse("--monitor goes with the aliased machine, its own tree, --el 2, and RAM from its beginning on")
+        if options.cpus > 8 or options.gic != 3:
+            refuse("--monitor goes with 8 CPUs at most, and --gic 3")
+    secure = options.el == 3 or options.monitor is not None
     if options.memory is None:
-        options.memory = 576 if options.el == 3 else 512
-    elif options.el == 3 and options.memory == SECURE_RAM_MIB * DATA_PER_TAG_BYTE:
+        options.memory = 576 if secure else 512
+    elif secure and options.memory == SECURE_RAM_MIB * DATA_PER_TAG_BYTE:
         # The aliasing library knows the tag memory by its size.
-        refuse(f"--memory {options.memory} does not go with --el 3: its tag memory would be as large as the machine's "
+        refuse(f"--memory {options.memory} does not go with --el 3 and --monitor: its tag memory would be as large as the machine's "
                f"{SECURE_RAM_MIB} MiB of secure RAM, and could not be told from it")
     if options.memory < 128 or options.memory % 64:
         refuse(f"--memory {options.memory} is not a multiple of 64 MiB from 128 up")

@@ -277,9 +277,9 @@ def scale_steps() -> Iterator[Step]:
 def lint_steps() -> Iterator[Step]:
     """Checks formatting and lints."""
     cargo = ["cargo", "clippy", "--target-dir", "target/clippy"]
-    firmware = ["--target", "aarch64-unknown-none-softfloat", "-p", "tagstash", "-p", "harness", "-p",
+    firmware = ["--target", "aarch64-unknown-none-softfloat", "-p", "tagstash", "-p", "harness", "-p", "monitor", "-p",
                 "mte-demo", "-p", "cpu-report", "-p", "kexec", "--features",
-                "tagstash/firmware,harness/firmware,mte-demo/guest,cpu-report/guest,kexec/guest"]
+                "tagstash/firmware,harness/firmware,monitor/firmware,mte-demo/guest,cpu-report/guest,kexec/guest"]
     flags, env = bare_metal()
     yield Step("lint-host", ["sh", "-c", "cargo fmt --all --check && exec \"$@\"", "sh", *cargo, "--workspace",
                              "--all-targets", "--", "-D", "warnings"], 240,
@@ -840,6 +840,16 @@ def entry_steps() -> Iterator[Step]:
                       "--until", text)
 
 
+# What shows that a CPU comes to the guest as it should, and that the guest can work there.
+MONITOR_TESTS = "tagstash.test=P7_the_first,P7_other,P7_each,P7_no_call_changes,CPU_ON,every_CPU,P10,tree,no-map_nodes"
+
+
+def monitor_steps() -> Iterator[Step]:
+    """Runs the harness above firmware at EL3 that opens no more than it has to, junk in RAM and in the CPUs' registers."""
+    for model, cpus in (("neoverse-n2", 2), ("max", 3)):
+        yield machine(f"monitor-{model}", 150, MONITOR_TESTS, read_tap, "--monitor", "--cpu", model, "--cpus", str(cpus))
+
+
 def gdb_steps() -> Iterator[Step]:
     """Debugs the shim from outside, and reads its panics."""
     # The profile that `make symbolize` builds with.
@@ -891,11 +901,12 @@ def compare_steps() -> Iterator[Step]:
     yield Step("compare-ramdisk", ["make", "--no-print-directory", "initramfs"], 300, read_single("the ramdisk builds"))
     yield Step("compare", [sys.executable, "tests/compare.py", "--quick"], 900, read_tap)
     yield Step("compare-qemu", [sys.executable, "qemu/setup.py", "--only", "qemu-newest"], 600,
-               read_fetch("the newest QEMU", "compare-newest, harness-newest"))
+               read_fetch("the newest QEMU", "compare-newest, harness-newest, monitor-newest"))
     if not (BUILD / "tools" / "qemu-newest").is_dir():
         return
     yield Step("compare-newest", [sys.executable, "tests/compare.py", "--quick-newest"], 600, read_tap)
     yield machine("harness-newest", 180, "", read_tap, "--layout", "one", "--qemu", "newest")
+    yield machine("monitor-newest", 150, MONITOR_TESTS, read_tap, "--monitor", "--cpus", "2", "--qemu", "newest")
 
 
 SUITES = [
@@ -937,6 +948,8 @@ SUITES = [
     Suite("compare", "what a guest sees of the CPU, above the shim and without it; on the newest QEMU too", compare_steps,
           needs_firmware=True),
     Suite("entry", "entered at EL1 or EL3: a message, and a stop", entry_steps, needs_firmware=True),
+    Suite("monitor", "above firmware at EL3 that opens to EL2 what Linux asks for and nothing else; junk in RAM and registers",
+          monitor_steps, needs_firmware=True),
     Suite("dist", "the release archive, the same from two clones", dist_steps, needs_firmware=True),
     Suite("gdb", "debugged through QEMU's stub, panics symbolized", gdb_steps, needs_firmware=True),
 ]

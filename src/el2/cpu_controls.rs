@@ -8,6 +8,19 @@
 //! reserved there, so each is set only where an ID register shows its feature. The exception is
 //! the registers whose every bit is one that must be set not to trap: there all are set.
 //!
+//! EL3 may trap accesses at EL2, of registers that the CPU has, and firmware of a board that boots
+//! Linux well need not come back from that. So a row needs one of these, here and in `el1_state`:
+//!
+//! * EL3 has no trap for the register;
+//! * booting.rst obliges firmware to open it, or every Linux entered at EL2 accesses it
+//!   (ICC_SRE_EL2, CPTR_EL2, LORC_EL1);
+//! * a register says who owns it (PMBIDR_EL1.P, TRBIDR_EL1.P);
+//! * there is no EL3. Where there is, registers that nobody is obliged to open are as its firmware
+//!   left them, which booting.rst asks to initialise all that EL2 can write.
+//!
+//! docs/boards.md lists what firmware has to open. The test is above a monitor that opens nothing
+//! else (tests/monitor).
+//!
 //! Two registers are not here, because what is in them is the core's own and only its firmware
 //! knows it: ACTLR_EL2 and HACR_EL2 stay as they were. How EL1's own registers begin is in
 //! `guest`, stage 2 in `stage2`, what EL2 runs with in `head`.
@@ -77,29 +90,45 @@ fn sme2() -> bool {
     sme() && ID_AA64SMFR0_EL1.get() >> 56 & 0xf != 0
 }
 
-/// MPAM of any version.
-pub fn mpam_any() -> bool {
-    mpam() || mpam_frac()
+/// MPAM that EL2 enables, because there is no EL3 to do it. Where there is, it traps all registers
+/// of MPAM, those that identify it too, unless its firmware opened them (MPAM3_EL3.TRAPLOWER).
+pub fn mpam_owned() -> bool {
+    (mpam() || mpam_frac()) && !el3()
 }
 
-/// MPAM with virtualisation (MPAMIDR_EL1.HAS_HCR).
+/// Of this, MPAM with virtualisation (MPAMIDR_EL1.HAS_HCR).
 fn mpam_hcr() -> bool {
-    mpam_any() && MPAMIDR_EL1.get() & 1 << 17 != 0
-}
-
-/// MPAM that EL2 enables, because there is no EL3 to do it.
-fn mpam_owned() -> bool {
-    mpam_any() && !el3()
+    mpam_owned() && MPAMIDR_EL1.get() & 1 << 17 != 0
 }
 
 /// MPAM with a partition for streaming mode, MPAMSM_EL1.
 pub fn mpam_streaming() -> bool {
-    mpam_any() && sme()
+    mpam_owned() && sme()
 }
 
 /// MPAM with PE-side bandwidth control (MPAMIDR_EL1.HAS_BW_CTRL).
-fn mpam_bandwidth() -> bool {
-    mpam_any() && MPAMIDR_EL1.get() & 1 << 56 != 0
+pub fn mpam_bandwidth() -> bool {
+    mpam_owned() && MPAMIDR_EL1.get() & 1 << 56 != 0
+}
+
+/// The same with a limit for streaming mode, MPAMBWSM_EL1.
+pub fn mpam_streaming_bandwidth() -> bool {
+    mpam_bandwidth() && sme()
+}
+
+/// Trace filtering that no EL3 may trap (MDCR_EL3.TTRF).
+pub fn trace_filter_owned() -> bool {
+    trace_filter() && !el3()
+}
+
+/// System PMU that EL3 does not trap: MDCR_EL3.EnPM2, which booting.rst asks for with PMUv3p9.
+pub fn system_pmu_open() -> bool {
+    system_pmu() && (pmu_v3p9() || !el3())
+}
+
+/// Masks of System register bits that no EL3 may trap (SCR_EL3.SRMASKEn).
+pub fn register_masks_owned() -> bool {
+    register_masks() && !el3()
 }
 
 /// PMUv3 (ID_AA64DFR0_EL1.PMUVer; 0xf is another PMU).
@@ -120,6 +149,11 @@ fn pmu_v8p5() -> bool {
 /// Multi-threaded PMU events can be disabled by EL2 (FEAT_MTPMU; 0xf is its absence).
 fn pmu_multithreaded() -> bool {
     matches!(ID_AA64DFR0_EL1.get() >> 48 & 0xf, 1..0xf)
+}
+
+/// PMUv3 with registers that MDCR_EL3.EnPM2 opens.
+pub fn pmu_v3p9() -> bool {
+    pmu() && pmu_version() >= 9
 }
 
 fn pmu_version() -> u64 {
@@ -168,12 +202,18 @@ const REGISTERS_NOT_TRAPPED: &[Rule] = &[
     (attribute_index, 1 << 62 | 1 << 63),        // nMAIR2_EL1, nAMAIR2_EL1
 ];
 
-/// All bits that HFGRTR2_EL2 and HFGWTR2_EL2 have: PFAR, ERXGSR, RCWSMASK, the masks and aliases
-/// of FEAT_SRMASK. 1 means not trapped in each of them.
-const REGISTERS2_NOT_TRAPPED: u64 = 0x7fff;
+/// All bits that HFGRTR2_EL2 has: PFAR, ERXGSR, RCWSMASK, the masks and aliases of FEAT_SRMASK.
+/// 1 means not trapped in each of them.
+const READS2_NOT_TRAPPED: u64 = 0x7fff;
 
-/// All bits that HDFGRTR2_EL2 and HDFGWTR2_EL2 have. 1 means not trapped in each of them.
-const DEBUG2_NOT_TRAPPED: u64 = 0x01ff_ffff;
+/// All that HFGWTR2_EL2 has: not ERXGSR, which cannot be written.
+const WRITES2_NOT_TRAPPED: u64 = READS2_NOT_TRAPPED & !(1 << 1);
+
+/// All bits that HDFGRTR2_EL2 has: not PMZR, which cannot be read. 1 means not trapped in each.
+const DEBUG_READS2_NOT_TRAPPED: u64 = 0x01ff_ffff & !(1 << 21);
+
+/// All that HDFGWTR2_EL2 has: not PMSSDATA, SPMID and SPMDEVAFF, which cannot be written.
+const DEBUG_WRITES2_NOT_TRAPPED: u64 = 0x01ff_ffff & !(1 << 6 | 1 << 17 | 1 << 18);
 
 /// The table. Rows are written from top to bottom: CPTR_EL2 before what it traps, ICC_SRE_EL2
 /// before ICH_HCR_EL2.
@@ -208,25 +248,26 @@ static CONTROLS: &[Control] = &[
     // MCE2 0: exceptions of memory copies go to EL1, as without EL2. A hypervisor that moves a guest
     // from one kind of CPU to another has to serve them itself, and booting.rst asks for that;
     // this one never moves it, so they come only where EL1 itself moved a program.
+    // SRMASKEn 0 with EL3: what is in the masks is unknown then, and 0 makes it count for nothing.
     control!(
         HCRX_EL2,
         hcrx,
         Bits(&[
-            (ls64_accdata, 1 << 0),    // EnAS0
-            (ls64, 1 << 1),            // EnALS
-            (ls64_v, 1 << 2),          // EnASR
-            (mops, 1 << 11),           // MSCEn
-            (tcr2, 1 << 14),           // TCR2En
-            (sctlr2, 1 << 15),         // SCTLR2En
-            (hardening, 1 << 16),      // PTTWI
-            (d128, 1 << 17),           // D128En
-            (anerr, 1 << 18),          // EnSNERR
-            (aderr, 1 << 20),          // EnSDERR
-            (sysreg128, 1 << 21),      // EnIDCP128
-            (gcs, 1 << 22),            // GCSEn
-            (fpmr, 1 << 23),           // EnFPM
-            (pauth_lr, 1 << 24),       // PACMEn
-            (register_masks, 1 << 26), // SRMASKEn
+            (ls64_accdata, 1 << 0),          // EnAS0
+            (ls64, 1 << 1),                  // EnALS
+            (ls64_v, 1 << 2),                // EnASR
+            (mops, 1 << 11),                 // MSCEn
+            (tcr2, 1 << 14),                 // TCR2En
+            (sctlr2, 1 << 15),               // SCTLR2En
+            (hardening, 1 << 16),            // PTTWI
+            (d128, 1 << 17),                 // D128En
+            (anerr, 1 << 18),                // EnSNERR
+            (aderr, 1 << 20),                // EnSDERR
+            (sysreg128, 1 << 21),            // EnIDCP128
+            (gcs, 1 << 22),                  // GCSEn
+            (fpmr, 1 << 23),                 // EnFPM
+            (pauth_lr, 1 << 24),             // PACMEn
+            (register_masks_owned, 1 << 26), // SRMASKEn
         ])
     ),
     // Nothing trapped: not floating point (TFP), SVE (TZ), SME (TSM), trace (TTA), activity
@@ -254,7 +295,7 @@ static CONTROLS: &[Control] = &[
         })
     ),
     control!(PMSCR_EL2, spe_owned, Bits(&[(always, 1 << 4 | 1 << 6)])), // PA, PCT: EL1 may ask
-    control!(TRFCR_EL2, trace_filter, Bits(&[])),
+    control!(TRFCR_EL2, trace_filter_owned, Bits(&[])),
     control!(BRBCR_EL2, brbe, Bits(&[(always, 1 << 3 | 1 << 4)])), // CC, MPRED: EL1 may ask
     // Fine-grained traps: bits NAME trap where 1, bits nNAME where 0.
     control!(HFGRTR_EL2, fine_traps, Bits(REGISTERS_NOT_TRAPPED)),
@@ -284,11 +325,11 @@ static CONTROLS: &[Control] = &[
         ])
     ),
     control!(HAFGRTR_EL2, fine_traps_of_monitors, Bits(&[])),
-    control!(HFGRTR2_EL2, fine_traps2, Bits(&[(always, REGISTERS2_NOT_TRAPPED)])),
-    control!(HFGWTR2_EL2, fine_traps2, Bits(&[(always, REGISTERS2_NOT_TRAPPED)])),
+    control!(HFGRTR2_EL2, fine_traps2, Bits(&[(always, READS2_NOT_TRAPPED)])),
+    control!(HFGWTR2_EL2, fine_traps2, Bits(&[(always, WRITES2_NOT_TRAPPED)])),
     control!(HFGITR2_EL2, fine_traps2, Bits(&[(always, 1 << 0)])), // nDCCIVAPS
-    control!(HDFGRTR2_EL2, fine_traps2, Bits(&[(always, DEBUG2_NOT_TRAPPED)])),
-    control!(HDFGWTR2_EL2, fine_traps2, Bits(&[(always, DEBUG2_NOT_TRAPPED)])),
+    control!(HDFGRTR2_EL2, fine_traps2, Bits(&[(always, DEBUG_READS2_NOT_TRAPPED)])),
+    control!(HDFGWTR2_EL2, fine_traps2, Bits(&[(always, DEBUG_WRITES2_NOT_TRAPPED)])),
     // EL1 has the physical counter and timer, neither masked nor offset (ECV 0); the virtual
     // counter is the physical one. The event stream is EL1's own, in CNTKCTL_EL1.
     control!(
@@ -325,7 +366,7 @@ static CONTROLS: &[Control] = &[
     control!(SMPRIMAP_EL2, priority_mapping, Bits(&[])),
     // EL2 in the default partition. EL1 chooses its own, which takes MPAMEN: without EL3 nobody
     // else sets it, and EL1 cannot. Nothing trapped (EnMPAMSM: MPAMSM_EL1), no partition mapped.
-    control!(MPAM2_EL2, mpam_any, Bits(&[(mpam_streaming, 1 << 50), (mpam_owned, 1 << 63)])),
+    control!(MPAM2_EL2, mpam_owned, Bits(&[(mpam_streaming, 1 << 50), (always, 1 << 63)])),
     control!(MPAMHCR_EL2, mpam_hcr, Bits(&[])),
     // No limit for EL2; nTRAP_MPAMBWSM, BW1, BW0, BWIDR.
     control!(MPAMBW2_EL2, mpam_bandwidth, Bits(&[(always, 0xf << 49)])),
@@ -337,7 +378,7 @@ static CONTROLS: &[Control] = &[
         Of(|| (1 << (AMCGCR_EL0.get() >> 8 & 0x1f)) - 1)
     ),
     // Each System PMU, two bits: EL1 reads and writes it.
-    control!(SPMACCESSR_EL2, system_pmu, Bits(&[(always, u64::MAX)])),
+    control!(SPMACCESSR_EL2, system_pmu_open, Bits(&[(always, u64::MAX)])),
     control!(LORC_EL1, ordering_regions, Bits(&[])),
     control!(GCSCR_EL2, gcs, Bits(&[])),
 ];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The guest: its registers while EL2 runs, and EL1's state when it is entered.
 
-use super::registers::{FPMR, GCSCR_EL1, GCSCRE0_EL1, SCTLR2_EL1, SVCR, TPIDR2_EL0};
+use super::registers::{FPMR, GCSCR_EL1, GCSCRE0_EL1, SVCR, TPIDR2_EL0};
 use super::{cache, calls, cpu_controls, el1_state, features, percpu, stage2};
 use aarch64_cpu::registers::*;
 use tagstash::events::Kind;
@@ -93,9 +93,6 @@ fn reset_el1() {
     if features::tcr2() {
         TCR2_EL1.set(0);
     }
-    if features::sctlr2() {
-        SCTLR2_EL1.set(0);
-    }
     if features::gcs() {
         GCSCR_EL1.set(0);
         GCSCRE0_EL1.set(0);
@@ -143,7 +140,8 @@ fn scrub() {
         SVCR.set(0);
         TPIDR2_EL0.set(0);
     }
-    if features::fpmr() {
+    // Firmware at EL3 need not open it (SCR_EL3.EnFPM).
+    if features::fpmr() && !features::el3() {
         FPMR.set(0);
     }
     if !features::no_fp() {

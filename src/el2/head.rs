@@ -226,13 +226,17 @@ core::arch::global_asm!(
     "    adrp    x0, {vectors}",
     "    add     x0, x0, #:lo12:{vectors}",
     "    msr     vbar_el2, x0",
-    // TCR2_EL2 and SCTLR2_EL2 (FEAT_TCR2, FEAT_SCTLR2) may hold anything after a reset.
+    // TCR2_EL2 and SCTLR2_EL2 (FEAT_TCR2, FEAT_SCTLR2) may hold anything after a reset. An EL3
+    // need not open the second to us (SCR_EL3.SCTLR2En): closed it counts as 0.
     "    mrs     x0, S3_0_C0_C7_3",
     "    tst     x0, #0xf",
     "    b.eq    1f",
     "    msr     S3_4_C2_C0_3, xzr",
     "1:  tst     x0, #0xf0",
     "    b.eq    2f",
+    "    mrs     x0, id_aa64pfr0_el1",
+    "    tst     x0, #0xf000",
+    "    b.ne    2f",
     "    msr     S3_4_C1_C0_3, xzr",
     "2:  isb",
     "    tlbi    alle2",

@@ -182,10 +182,26 @@ system_registers! {
     BRBCR_EL1 = "S2_1_C9_C0_0": set;
     /// Memory partition of streaming mode (FEAT_MPAM, FEAT_SME).
     MPAMSM_EL1 = "S3_0_C10_C5_3": set;
-    /// Software context number of EL1 (FEAT_CSV2_2).
-    SCXTNUM_EL1 = "S3_0_C13_C0_7": set;
-    /// Software context number of EL0 (FEAT_CSV2_2).
-    SCXTNUM_EL0 = "S3_3_C13_C0_7": set;
+    /// PE-side bandwidth control of EL1 (FEAT_MPAM_PE_BW_CTRL).
+    MPAMBW1_EL1 = "S3_0_C10_C5_4": set;
+    /// PE-side bandwidth control of EL0 (FEAT_MPAM_PE_BW_CTRL).
+    MPAMBW0_EL1 = "S3_0_C10_C5_5": set;
+    /// PE-side bandwidth control of streaming mode (FEAT_MPAM_PE_BW_CTRL, FEAT_SME).
+    MPAMBWSM_EL1 = "S3_0_C10_C5_7": set;
+    /// Counters that EL0 may access (FEAT_PMUv3p9).
+    PMUACR_EL1 = "S3_0_C9_C14_4": set;
+    /// Activity monitors: what EL0 may access (FEAT_AMUv1).
+    AMUSERENR_EL0 = "S3_3_C13_C2_3": set;
+    /// Bits of SCTLR_EL1 that EL1 cannot write (FEAT_SRMASK).
+    SCTLRMASK_EL1 = "S3_0_C1_C4_0": set;
+    /// Bits of CPACR_EL1 that EL1 cannot write (FEAT_SRMASK).
+    CPACRMASK_EL1 = "S3_0_C1_C4_2": set;
+    /// Bits of SCTLR2_EL1 that EL1 cannot write (FEAT_SRMASK, FEAT_SCTLR2).
+    SCTLR2MASK_EL1 = "S3_0_C1_C4_3": set;
+    /// Bits of TCR_EL1 that EL1 cannot write (FEAT_SRMASK).
+    TCRMASK_EL1 = "S3_0_C2_C7_2": set;
+    /// Bits of TCR2_EL1 that EL1 cannot write (FEAT_SRMASK, FEAT_TCR2).
+    TCR2MASK_EL1 = "S3_0_C2_C7_3": set;
     /// SVE vector length of EL0 (FEAT_SVE).
     ZCR_EL1 = "S3_0_C1_C2_0": set;
     /// SME vector length of EL0 (FEAT_SME).
@@ -208,6 +224,8 @@ system_registers! {
     AMAIR2_EL1 = "S3_0_C10_C3_1": set;
     /// Bits of descriptors that RCW instructions may change (FEAT_THE).
     RCWMASK_EL1 = "S3_0_C13_C0_6": set;
+    /// The same of software's bits (FEAT_THE).
+    RCWSMASK_EL1 = "S3_0_C13_C0_3": set;
     /// Tags that IRG leaves out (FEAT_MTE2).
     GCR_EL1 = "S3_0_C1_C0_6": set;
     /// Seed of IRG (FEAT_MTE2).

@@ -32,6 +32,7 @@ mod entry;
 mod exceptions;
 mod gic;
 mod host;
+mod initial;
 mod machine;
 mod mmu;
 mod pages;
@@ -84,6 +85,7 @@ pub fn prepare_cpu() {
 /// The first CPU's whole life. `tree` is the device tree's address.
 pub extern "C" fn primary_main(tree: u64) -> ! {
     exceptions::set_cpu(0);
+    initial::note(0);
     prepare_cpu();
     let mpidr = read_register!("mpidr_el1") & 0xff_00ff_ffff;
     let machine = match machine::learn(tree, image(), mpidr) {

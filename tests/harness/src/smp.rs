@@ -125,6 +125,7 @@ impl Job<'_> {
 /// The other CPUs' whole life.
 pub extern "C" fn secondary_main(number: usize) -> ! {
     exceptions::set_cpu(number);
+    crate::initial::note(number);
     crate::prepare_cpu();
     let job = JOB.load(Ordering::SeqCst);
     // SAFETY: `on` keeps the job alive until every CPU that has part in it is off.

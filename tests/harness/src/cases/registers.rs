@@ -5,6 +5,7 @@
 use crate::abi::{self, Conduit, function};
 use crate::cpu::{self, Registers, read_register};
 use crate::entry::{self, NAMES};
+use crate::initial;
 use crate::machine::machine;
 use crate::psci;
 use crate::ranges::Range;
@@ -15,6 +16,7 @@ use crate::tap::{Outcome, Test, check, note, same};
 pub const TESTS: &[Test] = &[
     ("P7 the first CPU starts with nothing in its registers", first_cpu),
     ("P7 other CPUs start with nothing in their registers", other_cpus),
+    ("P7 each CPU starts with what it may or may not have at rest", optional),
     ("P7 no call changes another register or tells of the shim's memory", sweep),
 ];
 
@@ -47,6 +49,18 @@ fn other_cpus() -> Outcome {
     smp::need(2)?;
     smp::on_all(&|_| Ok(()))?;
     (1..smp::cpus()).try_for_each(|number| check_entry(number, number as u64))
+}
+
+/// Registers that not every CPU has, as each CPU found them.
+fn optional() -> Outcome {
+    smp::on_all(&|_| Ok(()))?;
+    note!("{} of {} registers are there", initial::present(), initial::ALL.len());
+    for number in 0..smp::cpus() {
+        for (name, value) in initial::found(number) {
+            same!(value, 0, "CPU {number}: {name} at entry");
+        }
+    }
+    Ok(())
 }
 
 /// Registers of EL1 that no call may change.
