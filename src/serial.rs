@@ -22,6 +22,15 @@ const LSR_TEMT: u32 = 1 << 6;
 /// 100 ns.
 const PATIENCE: u32 = 1 << 20;
 
+/// Says whether `ready` holds before patience ends. Firmware may have left a port's clock off, and
+/// the boot goes on without it.
+pub fn wait_until(ready: impl Fn() -> bool) -> bool {
+    (0..PATIENCE).any(|_| {
+        core::hint::spin_loop();
+        ready()
+    })
+}
+
 /// Bytes of an access: `reg-io-width`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Width {
@@ -47,7 +56,8 @@ impl Layout {
     /// The layout that a node's properties describe: `reg` is `length` bytes at `base`, and
     /// `reg-offset`, `reg-shift` and `reg-io-width` (0, 0 and 1 where they are missing) are
     /// `offset`, `shift` and `width`. `None` where no port can be like that: an access would be
-    /// unaligned, of a size that there is none of, wider than a register, or outside of `reg`.
+    /// unaligned, of a size that there is none of, wider than a register, outside of `reg`, or at
+    /// address 0, where no board has a port, and which no pointer may have.
     pub fn new(base: PhysAddr, length: u64, offset: u32, shift: u32, width: u32) -> Option<Layout> {
         let width = match width {
             1 => Width::One,
@@ -61,7 +71,8 @@ impl Layout {
         let end = LSR.checked_mul(distance)?.checked_add(width as u64)?;
         let fits = end.checked_add(offset.into())? <= length && base.checked_add(length).is_some();
         let aligned = first.is_aligned(width as u64) && distance >= width as u64;
-        (fits && aligned).then_some(Layout { base: first, shift, width })
+        let somewhere = first != PhysAddr(0);
+        (fits && aligned && somewhere).then_some(Layout { base: first, shift, width })
     }
 
     fn address(&self, register: u64) -> PhysAddr {
@@ -109,10 +120,7 @@ impl<B: Bus> Ns16550<B> {
     /// Says whether all of `bits` came up in the line status register.
     fn wait_for(&self, bits: u32) -> bool {
         let (status, width) = (self.layout.address(LSR), self.layout.width);
-        (0..PATIENCE).any(|_| {
-            core::hint::spin_loop();
-            self.bus.read(status, width) & bits == bits
-        })
+        wait_until(|| self.bus.read(status, width) & bits == bits)
     }
 }
 
@@ -246,7 +254,9 @@ mod tests {
         assert_eq!(Layout::new(high, 0x100, 0, 2, 4), None);
         assert_eq!(Layout::new(high, u64::MAX, 0x20, 0, 1), None);
         assert_eq!(Layout::new(PhysAddr(0), u64::MAX, 0, 62, 1), None);
-        let widest = Layout::new(PhysAddr(0), u64::MAX, 0, 61, 4).unwrap();
-        assert_eq!(widest.address(LSR), PhysAddr(5 << 61));
+        let widest = Layout::new(PhysAddr(4), u64::MAX - 4, 0, 61, 4).unwrap();
+        assert_eq!(widest.address(LSR), PhysAddr(4 + (5 << 61)));
+        // A port at address 0, which would be RAM.
+        assert_eq!(Layout::new(PhysAddr(0), 0x100, 0, 2, 4), None);
     }
 }

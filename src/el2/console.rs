@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 use spin::{Mutex, Once};
 use tagstash::addr::PhysAddr;
 use tagstash::dtb::console::{Console, ConsoleKind};
-use tagstash::serial::{Bus, Ns16550, Width};
+use tagstash::serial::{Bus, Ns16550, Width, wait_until};
 use tock_registers::interfaces::{ReadWriteable, Readable, Writeable};
 use tock_registers::registers::{ReadOnly, ReadWrite};
 use tock_registers::{register_bitfields, register_structs};
@@ -67,17 +67,16 @@ impl Pl011 {
         unsafe { self.0.as_ref() }
     }
 
-    fn put(&self, byte: u8) {
-        while self.registers().flags.is_set(FLAGS::TRANSMIT_FULL) {
-            core::hint::spin_loop();
+    fn put(&self, byte: u8) -> bool {
+        let ready = wait_until(|| !self.registers().flags.is_set(FLAGS::TRANSMIT_FULL));
+        if ready {
+            self.registers().data.set(byte.into());
         }
-        self.registers().data.set(byte.into());
+        ready
     }
 
     fn drain(&self) {
-        while self.registers().flags.is_set(FLAGS::BUSY) {
-            core::hint::spin_loop();
-        }
+        wait_until(|| !self.registers().flags.is_set(FLAGS::BUSY));
     }
 }
 
@@ -88,7 +87,7 @@ pub struct Mmio(());
 impl Bus for Mmio {
     fn read(&self, address: PhysAddr, width: Width) -> u32 {
         // SAFETY: `Port::new`, which alone makes this type, asks for registers that can be accessed.
-        // `Layout` has seen that they are aligned.
+        // `Layout` has seen that they are aligned, and none at address 0.
         unsafe {
             match width {
                 Width::One => (address.0 as *const u8).read_volatile().into(),
@@ -137,10 +136,7 @@ impl Port {
     /// Sends a byte. An error where the port never takes it, which ends the line: the boot goes on.
     fn put(&self, byte: u8) -> fmt::Result {
         let sent = match self {
-            Port::Pl011(port) => {
-                port.put(byte);
-                true
-            }
+            Port::Pl011(port) => port.put(byte),
             Port::Ns16550(port) => port.put(byte),
         };
         if sent { Ok(()) } else { Err(fmt::Error) }
