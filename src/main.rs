@@ -290,7 +290,9 @@ fn count_cpus(tree: &BootTree) -> usize {
         );
     }
     let states = tree.idle_states.len();
-    let lost = tree.idle_states.iter().filter(|state| !psci::suspend().is_standby(**state)).count();
+    let offered =
+        |state: &Option<u32>| state.is_some_and(|state| psci::suspend().is_standby(state));
+    let lost = states - tree.idle_states.iter().filter(|state| offered(state)).count();
     if lost != 0 {
         info!(
             "idle states: {lost} of {states} are not offered, because they are no standby states"

@@ -22,13 +22,14 @@ const PARAMETER: &str = "arm,psci-suspend-param";
 /// Properties that list idle states by phandle: of a CPU, of a power domain.
 const LISTS: [&str; 2] = ["cpu-idle-states", "domain-idle-states"];
 
-/// `power_state` of each enabled idle state that is entered by PSCI.
-pub(super) fn states(fdt: &Fdt<'_>) -> Vec<u32> {
+/// `power_state` of each idle state that is entered by PSCI, disabled ones included, because
+/// [`remove_refused`] removes them too; `None` where it is not one cell.
+pub(super) fn states(fdt: &Fdt<'_>) -> Vec<Option<u32>> {
     let is_state = |node: &fdt::node::FdtNode<'_, '_>| {
-        node::okay(*node) && COMPATIBLE.iter().any(|name| node::is_compatible(*node, name))
+        COMPATIBLE.iter().any(|name| node::is_compatible(*node, name))
     };
     let states = fdt.all_nodes().filter(is_state);
-    states.filter_map(|state| cell(state.property(PARAMETER)?.value)).collect()
+    states.filter_map(|state| Some(cell(state.property(PARAMETER)?.value))).collect()
 }
 
 /// Removes the idle states that `suspend` does not relay, and what refers to them.
@@ -40,15 +41,21 @@ pub(super) fn remove_refused(root: &mut DeviceTreeNode, suspend: Suspend) {
     }
 }
 
-/// Removes them below `parent`, and adds their phandles to `removed`.
+/// Removes them below `parent`, and adds their phandles to `removed`, which is sorted.
 fn remove_below(parent: &mut DeviceTreeNode, suspend: Suspend, removed: &mut Vec<u32>) {
     let refused = parent.children().filter(|child| is_refused(child, suspend));
     let names: Vec<String> = refused.map(|child| child.name().to_string()).collect();
-    for name in names {
+    // The last first: each removal moves what is behind it.
+    for name in names.into_iter().rev() {
         if let Some(state) = parent.remove_child(&name) {
             let state = &state;
             let phandle = Node::property(&state, "phandle");
-            removed.extend(phandle.and_then(|phandle| cell(phandle.value())));
+            // Sorted, because it is searched for each entry of each list.
+            if let Some(phandle) = phandle.and_then(|phandle| cell(phandle.value()))
+                && let Err(place) = removed.binary_search(&phandle)
+            {
+                removed.insert(place, phandle);
+            }
         }
     }
     for child in parent.children_mut() {
@@ -68,12 +75,13 @@ fn is_refused(node: &DeviceTreeNode, suspend: Suspend) -> bool {
         })
 }
 
-/// Takes phandles out of all lists of idle states, and lists that get empty out of their nodes:
+/// Takes phandles, which are sorted, out of all lists of idle states, and lists that get empty out of their nodes:
 /// kernels count states by their place in the list.
 fn forget(node: &mut DeviceTreeNode, removed: &[u32]) {
     for name in LISTS {
         let Some(list) = node.property_mut(name) else { continue };
-        let keep = |entry: &&[u8]| !cell(entry).is_some_and(|phandle| removed.contains(&phandle));
+        let is_removed = |phandle: u32| removed.binary_search(&phandle).is_ok();
+        let keep = |entry: &&[u8]| !cell(entry).is_some_and(is_removed);
         let kept: Vec<u8> = (&*list).value().chunks(4).filter(keep).flatten().copied().collect();
         if kept.is_empty() {
             node.remove_property(name);

@@ -50,9 +50,9 @@ pub struct BootTree {
     /// Those of them that wait for a kernel to release them from a spin table (`enable-method`,
     /// section 3.8.1).
     pub spin_table: Vec<u64>,
-    /// `power_state` of the enabled idle states that are entered by PSCI (Linux's idle-states
-    /// binding).
-    pub idle_states: Vec<u32>,
+    /// `power_state` of the idle states that are entered by PSCI (Linux's idle-states binding),
+    /// disabled or not; `None` where it is not one cell.
+    pub idle_states: Vec<Option<u32>>,
 }
 
 /// A kernel that the loader has put in memory.

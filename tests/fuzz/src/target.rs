@@ -21,6 +21,7 @@ use tagstash::dtb::overlay;
 use tagstash::dtb::patch::{GuestPlan, HYPERVISOR_COMPATIBLE, guest_tree};
 use tagstash::dtb::read::{BootTree, read};
 use tagstash::payload::{ALIGNMENT, Payload};
+use tagstash::psci::Suspend;
 use tagstash::space::Space;
 use tagstash::tags::binding::{self, COMPATIBLE};
 use tagstash::tags::geometry::{MAX_REGIONS, Region, Regions};
@@ -492,12 +493,14 @@ pub struct Plan {
     pub bootargs: Option<&'static str>,
     /// The ramdisk.
     pub initrd: Option<PhysRange>,
+    /// What firmware's CPU_SUSPEND reads.
+    pub suspend: Suspend,
 }
 
 impl Plan {
     fn plan(&self) -> GuestPlan<'_> {
-        let GuestPlan { suspend, .. } = GuestPlan::default();
-        GuestPlan { no_map: &self.no_map, bootargs: self.bootargs, initrd: self.initrd, suspend }
+        let Plan { bootargs, initrd, suspend, .. } = *self;
+        GuestPlan { no_map: &self.no_map, bootargs, initrd, suspend }
     }
 
     /// Holes inside memory and outside, across the bounds of memory and of reservations, overlapping, empty, at 0 and
@@ -530,6 +533,7 @@ impl Plan {
             no_map: (0..holes).filter_map(|_| range(random)).collect(),
             bootargs: *random.pick(&[None, Some("quiet"), Some(""), Some("console=ttyAMA0\0more")]),
             initrd: if random.one_in(2) { range(random) } else { None },
+            suspend: *random.pick(&[Suspend::None, Suspend::Original, Suspend::Extended]),
         }
     }
 }
@@ -671,9 +675,10 @@ pub fn copy(input: &Tree, reads: bool, plan: &Plan, guest: &[u8]) -> Result<(), 
         true => read(&model.write(Style::default())).map_err(|error| error.to_string())?,
         false => wanted,
     };
-    // The plan's firmware suspends no CPU.
-    if !found.idle_states.is_empty() {
-        return Err(format!("the copy has idle states: {:?}", found.idle_states));
+    let kept = |state: &Option<u32>| state.is_some_and(|state| plan.suspend.is_standby(state));
+    let standby: Vec<_> = wanted.idle_states.iter().copied().filter(kept).collect();
+    if found.idle_states != standby {
+        return Err(format!("the copy has idle states {:?}, not {standby:?}", found.idle_states));
     }
     let rest = |boot: BootTree| BootTree {
         no_map: Vec::new(),
@@ -693,7 +698,8 @@ pub fn copy(input: &Tree, reads: bool, plan: &Plan, guest: &[u8]) -> Result<(), 
 fn oracles_bite() -> bool {
     let blob = crate::trees::virt().blob();
     let hole = |start: u64| PhysRange::clamped(PhysAddr(start), 0x20_0000);
-    let plan = |start| Plan { no_map: vec![hole(start)], bootargs: None, initrd: None };
+    let suspend = Suspend::None;
+    let plan = |start| Plan { no_map: vec![hole(start)], bootargs: None, initrd: None, suspend };
     let Some(tree) = Tree::parse(&blob) else { return false };
     let Ok(good) = guest_tree(&blob, &plan(0x4020_0000).plan()) else { return false };
     let Some(mut bad) = Tree::parse(&good) else { return false };
