@@ -17,8 +17,8 @@
 //! | 128 on | boot arguments |
 //!
 //! The seal is [`SEAL_MAGIC`] and the hash once more. Where it is missing the loader did not load
-//! the whole file. A seal that an earlier boot left in memory belongs to the same pieces or is
-//! not taken for this file's.
+//! the whole file. A seal that an earlier boot left in memory would be taken for this file's if
+//! the pieces are the same, so whoever has checked it clears it.
 
 use crate::addr::{PhysAddr, PhysRange};
 use crate::loaded::Name;

@@ -336,15 +336,22 @@ fn find_loaded(tree: &BootTree, blob: &[u8]) -> Loaded {
 fn check_appended(stage1: &mut Stage1, tree: &BootTree, appended: &Appended<'_>) {
     let seal = appended.seal();
     let ram = GuestRam::new(&within(&tree.memory, stage2::range()), &[]);
-    let mut bytes: &[u8] = &[];
+    let mut checked = appended.check(&[]);
     if ram.check(seal.start(), seal.len()).is_some()
-        && stage1.map(seal, mmu::CONSTANTS).is_ok()
+        && stage1.map(seal, mmu::DATA).is_ok()
         && copy::answers(seal)
     {
-        // SAFETY: Just mapped, RAM that nobody writes to before the guest's kernel is moved.
-        bytes = unsafe { crate::bytes(seal) };
+        // SAFETY: Just mapped, RAM that the file's end was loaded to. Nobody else uses it, and the
+        // slice ends before it is written to.
+        checked = appended.check(unsafe { crate::bytes(seal) });
+        if checked.is_ok() {
+            // RAM may keep it over a reset, and the next load of this file be cut off.
+            // SAFETY: As above.
+            unsafe { core::ptr::write_bytes(seal.start().0 as *mut u8, 0, seal.len() as usize) };
+            cache::clean_data(seal);
+        }
     }
-    appended.check(bytes).unwrap_or_else(|error| stop(error));
+    checked.unwrap_or_else(|error| stop(error));
     let length = seal.end().0 - layout::image().start().0;
     let ramdisk = match (appended.ramdisk, tree.ramdisk) {
         (None, _) => "no ramdisk",

@@ -220,7 +220,13 @@ def makes_disks(directory: Path) -> None:
                             (["--initrd", file(directory, "empty", b"")], "is empty")):
         if arguments:
             expect(script("disk.py", "-o", missing, "--kernel", kernel, *arguments), 1, text)
+    # The guest's kernel is beside the image or in it, and its boot arguments go with it.
+    expect(script("disk.py", "-o", missing), 1, "there is no kernel for the guest")
+    expect(script("disk.py", "-o", missing, "--kernel", kernel, "--image", kernel), 1, "has no table for appended pieces")
+    whole, _ = packed(directory)
+    expect(script("disk.py", "-o", missing, "--image", whole, "--bootargs", "quiet"), 1, "--bootargs goes with a --kernel")
     check(not missing.exists() and not list(directory.glob("*.partial")), "a disk was written all the same")
+    expect(script("disk.py", "-o", missing, "--image", whole, "--initrd", initrd), 0, "boot.scr, tagstash.img, initrd.img")
 
 
 def makes_fits(directory: Path) -> None:
@@ -364,6 +370,23 @@ def ramdisk_wins(directory: Path) -> None:
     check("and a ramdisk that is passed over, because /chosen has one" in text, "no message says so")
 
 
+def seal_is_cleared(directory: Path) -> None:
+    """Looks at RAM once the guest is entered: no seal is there that a cut-off load after a reset could pass for whole by."""
+    path, data = directory / "packed.img", b""
+    expect(script("pack.py", HARNESS, "-o", path), 0, "pack: ")
+    data = path.read_bytes()
+    ram, size = directory / "ram", 512 * MIB
+    machine(path, "tagstash: entering the guest", "--", "-machine", "memory-backend=ram", "-object",
+            f"memory-backend-file,id=ram,size={size},mem-path={ram},share=on")
+    kernel, seal = (word(data, data.index(TABLE) + offset) for offset in (KERNEL, SEAL))
+    with open(ram, "rb") as memory:
+        # Where QEMU puts an Image.
+        memory.seek(2 * MIB + kernel)
+        check(memory.read(64) == data[kernel:kernel + 64], "the kernel is not where it was loaded")
+        memory.seek(2 * MIB + seal)
+        check(memory.read(32) == bytes(32), "the seal is still there")
+
+
 def in_a_directory(test: Callable[[Path], None]) -> None:
     """Runs a test with a directory of its own."""
     with tempfile.TemporaryDirectory() as directory:
@@ -386,6 +409,7 @@ def main() -> int:
             ("packed: nothing is appended", says_nothing_is_there),
             *((f"packed: {name}", lambda directory, change=change, pattern=pattern: damaged(directory, change, pattern))
               for name, change, pattern in DAMAGED),
+            ("packed: the seal is gone once it was checked", seal_is_cleared),
             ("packed: the kernel that /chosen names has precedence", module_wins),
             ("packed: the ramdisk that /chosen names has precedence", ramdisk_wins),
         ],
