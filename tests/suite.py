@@ -906,7 +906,7 @@ def compare_steps() -> Iterator[Step]:
         return
     yield Step("compare-newest", [sys.executable, "tests/compare.py", "--quick-newest"], 600, read_tap)
     yield machine("harness-newest", 180, "", read_tap, "--layout", "one", "--qemu", "newest")
-    yield machine("monitor-newest", 150, MONITOR_TESTS, read_tap, "--monitor", "--cpus", "2", "--qemu", "newest")
+    yield machine("monitor-newest", 150, MONITOR_TESTS, read_tap, "--monitor", "--cpus", "3", "--qemu", "newest")
 
 
 SUITES = [
