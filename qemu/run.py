@@ -553,6 +553,9 @@ class Machine:
             arguments += ["-semihosting-config", "enable=on,target=native"]
         if options.icount:
             arguments += ["-icount", "shift=0"]
+        if options.monitor:
+            # The machine starts there, QEMU answers no SMC, and has one device less.
+            arguments += ["-bios", str(options.monitor)]
         return arguments
 
     def plain(self, bootargs: str) -> list[str]:
@@ -640,8 +643,8 @@ class Machine:
         arguments = self.common()
         for _, path, start, _ in loads:
             arguments += ["-device", f"loader,file={escaped(path)},addr={start:#x},force-raw=on"]
-        # With firmware of its own the machine starts there, and QEMU answers no SMC.
-        arguments += ["-bios", str(options.monitor)] if options.monitor else ["-device", f"loader,addr={stub:#x},cpu-num=0"]
+        if not options.monitor:
+            arguments += ["-device", f"loader,addr={stub:#x},cpu-num=0"]
         return self.alias(arguments, ram_file, layout)
 
     def pack(self, bootargs: str) -> Path:
