@@ -24,7 +24,7 @@ VARIABLE = setup.CLEANCACHE_VARIABLE
 NAMES = {"5.10": "", "5.10-debug": "debug"}
 
 
-def find(name: str) -> trees.Kernel:
+def find(name: str, build: bool = False) -> trees.Kernel:
     """Finds the kernel with cleancache, as it is or with the kernel's own checks.
 
     What is packed is unpacked, once. Raises NotDownloaded where there is no such kernel, SetupError where it cannot be used.

@@ -1384,6 +1384,36 @@ def find_cleancache_kernel(known: Optional[dict[str, str]]) -> dict[str, str]:
 
 
 # --------------------------------------------------------------------------------------------------------------------
+# Trees to build modules in
+
+
+MODULE_TREES = ["headers", "cleancache-kernel", "cleancache-debug"]
+
+
+def find_module_trees(wanted: list[str], names: Optional[list[str]], tools: dict[str, dict]) -> Optional[SetupError]:
+    """Finds the trees that `make driver` builds in, or makes them; returns the worst trouble."""
+    # They use this module, under its own name.
+    sys.modules.setdefault("setup", sys.modules[__name__])
+    import cleancache  # pylint: disable=import-outside-toplevel
+    import headers  # pylint: disable=import-outside-toplevel
+    steps = [(name, lambda name=name: headers.find(name, tools, True))
+             for name in (names or headers.NAMES) if "headers" in wanted and name in headers.NAMES]
+    steps += [(name, lambda name=name: cleancache.find(name, True))
+              for name, only in zip(cleancache.NAMES, MODULE_TREES[1:]) if only in wanted]
+    worst: Optional[SetupError] = None
+    for name, find in steps:
+        try:
+            find()
+        except SetupError as error:
+            # The last is told when all have been tried.
+            if worst is not None:
+                print(f"setup: {worst}", file=sys.stderr)
+            worse = worst is None or worst.status == NotDownloaded.status
+            worst = type(error)(f"there is no tree to build modules for {name}: {error}") if worse else worst
+    return worst
+
+
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def write_if_changed(file: Path, text: str, mode: int = 0o644) -> None:
@@ -1412,18 +1442,22 @@ def main() -> int:
     """Sets everything up; returns the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="Results are kept under build/.")
     parser.add_argument("--only", choices=["rust", "qemu", "dtc", "u-boot", "linux", "kernels", "herd", "qemu-newest", "cross",
-                                           "selftests"], action="append",
+                                           "selftests", *MODULE_TREES], action="append",
                         help="look after this only (may be given again); u-boot, linux, the guest of `make linux`, kernels, for "
                              "`make linux-test`, herd, for `make litmus`, qemu-newest, for `make linux-compare`, cross, a C compiler for "
-                             "arm64 Linux, and selftests, for `make mte-selftest`, are got only when they are asked for")
+                             "arm64 Linux, and selftests, for `make mte-selftest`, are got only when they are asked for; so are headers, trees "
+                             "to build modules for Debian's kernels, and cleancache-kernel and cleancache-debug, a Linux 5.10 with cleancache "
+                             "that is built here (minutes), for `make driver`")
     parser.add_argument("--kernel", choices=KERNEL_NAMES, action="append",
-                        help="with `--only kernels` (which it stands for), get this kernel (may be given again; default: all)")
+                        help="with `--only kernels` (which it stands for), get this kernel (may be given again; default: all); with "
+                             "`--only headers`, the tree for it")
     parser.add_argument("--ignore-system", action="store_true",
                         help="fetch QEMU and dtc even where the system has good ones")
     parser.add_argument("--ignore-rustup", action="store_true",
                         help="build core from source even where the target is installed or could be added")
     options = parser.parse_args()
-    wanted = (options.only or []) + (["kernels"] if options.kernel else []) or ["rust", "qemu", "dtc"]
+    wanted = (options.only or []) + (["kernels"] if options.kernel and "headers" not in (options.only or []) else [])
+    wanted = wanted or ["rust", "qemu", "dtc"]
 
     try:
         wait_for_others()
@@ -1466,6 +1500,10 @@ def main() -> int:
         if "selftests" in wanted:
             new["linux"] = new.get("linux") or find_linux(old)
             new["selftests"] = find_selftests(new["linux"])
+        if any(name in wanted for name in MODULE_TREES):
+            new["cross"] = find_cross(old)
+            write_if_changed(TOOLS_JSON, json.dumps(new, indent=2) + "\n")
+            trouble = find_module_trees(wanted, options.kernel, new) or trouble
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return error.status
