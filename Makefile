@@ -55,7 +55,7 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean linux-test packed uboot-disk uboot linux-compare psci-test mte-selftest
+.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean linux-test packed uboot-disk uboot linux-compare psci-test mte-selftest driver
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -139,6 +139,11 @@ test: setup ## Runs every suite; the last line counts them
 
 psci-test: image machine initramfs ## Idle states, hotplug, suspend, kexec and kdump with Linux, 2 and 8 CPUs (minutes)
 	$(Q)$(PYTHON) tests/psci.py all $(ARGS)
+
+# ARGS='6.1 --strict', ARGS=--help. The first time, set-up gets kernels and headers, and builds the kernel that no distribution has (ten
+# minutes), unless CLEANCACHE_KERNEL names a directory that has one.
+driver: setup ## Builds the Linux driver's modules for every kernel that can be had (build/driver)
+	$(Q)$(PYTHON) qemu/driver.py $(ARGS)
 
 symbolize: ## Names the functions and lines of a panic in LOG=FILE (default: standard input)
 	$(Q)$(CARGO) run --quiet --target-dir target -p symbolize -- $(if $(FORCE),--force) \

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """The kernel with cleancache: Linux 5.10, its Image and the tree to build modules for it; or the reason why there is none.
 
-No distribution builds such a kernel. Where the environment variable CLEANCACHE_KERNEL names a directory that has one ready, that
-one is taken: Image or Image.xz, and kdev.tar.xz, which holds the tree; the same in its subdirectory `debug` for the kernel with
-the kernel's own checks of locks and of sleeping where that is not allowed.
+No distribution has such a kernel ready. Where the environment variable CLEANCACHE_KERNEL names a directory that has, that one is
+taken: Image or Image.xz, and kdev.tar.xz, which holds the tree; the same in its subdirectory `debug` for the kernel with the
+kernel's own checks of locks and of sleeping where that is not allowed. Elsewhere it is built here, once (kernel_build.py).
 
     kernel = cleancache.find("5.10")        # or "5.10-debug"; raises setup.SetupError with the reason
     kernel.image, kernel.tree, kernel.release
@@ -16,6 +16,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import kernel_build
 import setup
 import trees
 
@@ -24,16 +25,23 @@ VARIABLE = setup.CLEANCACHE_VARIABLE
 NAMES = {"5.10": "", "5.10-debug": "debug"}
 
 
-def find(name: str, build: bool = False) -> trees.Kernel:
+def find(name: str, build: bool = False, jobs: int = 0) -> trees.Kernel:
     """Finds the kernel with cleancache, as it is or with the kernel's own checks.
 
-    What is packed is unpacked, once. Raises NotDownloaded where there is no such kernel, SetupError where it cannot be used.
+    What is packed is unpacked, once; what has to be built is built only if `build` says so, because it takes minutes. Raises
+    NotDownloaded where there is no such kernel, SetupError where it cannot be used.
     """
     given = os.environ.get(VARIABLE, "")
-    if not given:
-        raise setup.NotDownloaded(f"no distribution has Linux 5.10 with cleancache. What to do: name a directory with its Image.xz and "
-                                  f"kdev.tar.xz in the environment variable {VARIABLE}")
-    return unpacked(name, Path(given).resolve() / NAMES[name])
+    if given:
+        return unpacked(name, Path(given).resolve() / NAMES[name])
+    if build:
+        kernel_build.build(name, jobs)
+    place = kernel_build.place(name)
+    if not kernel_build.is_built(name):
+        what = "cleancache-debug" if NAMES[name] else "cleancache-kernel"
+        raise setup.NotDownloaded(f"the kernel {name} with cleancache has not been built. What to do: `python3 qemu/setup.py --only {what}` "
+                                  f"(ten minutes), or name a directory that has one in the environment variable {VARIABLE}")
+    return trees.check(name, place / "Image", place / "kdev", setup.relative(place))
 
 
 def unpacked(name: str, directory: Path) -> trees.Kernel:

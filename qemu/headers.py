@@ -76,9 +76,7 @@ def get(name: str, place: Path, tools: dict[str, dict]) -> trees.Kernel:
                                   f"reaches the archives listed under /etc/apt")
     if not complete(place, record):
         assemble(name, apt, record, place)
-    kernel = trees.check(name, Path(record["kernel"]), tree_of(place, record["release"]), f"{setup.relative(place)}")
-    setup.say("headers", f"{name}: {record['release']}, package version {record['version']} ({setup.relative(kernel.tree)})")
-    return kernel
+    return trees.check(name, Path(record["kernel"]), tree_of(place, record["release"]), f"{setup.relative(place)}")
 
 
 def images(name: str, tools: dict[str, dict]) -> list[dict[str, str]]:
@@ -108,7 +106,7 @@ def tree_of(place: Path, release: str) -> Path:
 def stamp_of(record: dict[str, str]) -> str:
     """Identifies a tree: the headers' version, where it lies, the compiler, and how it was put together."""
     compiler = trees.read_tools().get("cross", {}).get("version", "")
-    return f"{record['release']} {record['version']} at {trees.TREES} for gcc {compiler} 1\n"
+    return f"{record['release']} {record['version']} at {trees.TREES} for gcc {compiler}, layout 2\n"
 
 
 def complete(place: Path, record: dict[str, str]) -> bool:
@@ -176,14 +174,21 @@ def lay_out(partial: Path, place: Path, release: str, common: str, kbuild: str) 
     makefile = (tree / "Makefile").read_text()
     output = "KBUILD_OUTPUT := $(patsubst %/,%," + here + ")\n" if "KBUILD_OUTPUT" in makefile else ""
     (tree / "Makefile").write_text(f"{output}include {here}../{common}/Makefile\n")
-    (tree / ".kernelvariables").write_text(f"override ARCH = arm64\noverride KERNELRELEASE = {release}\n"
-                                           f"DEBIAN_KERNEL_NO_CC_VERSION_CHECK = y\n")
-    # It is there for BTF, which nothing here reads; without it Kbuild leaves BTF out.
+    variables = f"override ARCH = arm64\noverride KERNELRELEASE = {release}\nDEBIAN_KERNEL_NO_CC_VERSION_CHECK = y\n"
+    pahole = partial / "host/usr/bin/pahole"
+    if pahole.is_file():
+        # Of the version that the kernel was built with, which Kbuild asks for.
+        wrap(pahole, partial, place)
+        variables += f"PAHOLE = {place / pahole.relative_to(partial)}\n"
+    (tree / ".kernelvariables").write_text(variables)
+    # Modules get no BTF, which nothing here reads; the kernel's own, of tens of megabytes, was there for that. What C sees of these
+    # options stays: the layout of types depends on it.
     (tree / "vmlinux").unlink(missing_ok=True)
-    final = {file: place / file.relative_to(partial) for file in scripts.rglob("*") if file.is_file() and not file.is_symlink()}
-    for file, there in final.items():
-        if file.read_bytes()[:4] == b"\x7fELF":
-            wrap(file, there, partial, place)
+    auto = tree / "include/config/auto.conf"
+    auto.write_text(re.sub(r"^CONFIG_DEBUG_INFO_BTF(_MODULES)?=y\n", "", auto.read_text(), flags=re.M))
+    for file in sorted(scripts.rglob("*")):
+        if file.is_file() and not file.is_symlink() and file.read_bytes()[:4] == b"\x7fELF":
+            wrap(file, partial, place)
     # The program of this name picks one by the byte order and the size of words of what it is to work on.
     modpost = scripts / "scripts/mod/modpost"
     for_arm64 = modpost.with_name("modpost.real-lsb-64")
@@ -191,7 +196,7 @@ def lay_out(partial: Path, place: Path, release: str, common: str, kbuild: str) 
         modpost.write_text(for_arm64.read_text())
 
 
-def wrap(program: Path, final: Path, partial: Path, place: Path) -> None:
+def wrap(program: Path, partial: Path, place: Path) -> None:
     """Puts a script in the place of a program, which starts it with the C library that came along."""
     binary = program.with_name(program.name + ".elf")
     program.rename(binary)

@@ -12,7 +12,9 @@ build/linux. With `--only kernels`, and then only, it gets the kernels of `make 
 build/linux/kernels (`--kernel NAME` gets one of them alone). With `--only herd`, and then only, it gets herd7 for `make litmus`; with
 `--only qemu-newest`, and then only, a second, newer QEMU for `make linux-compare`; with `--only cross`, and then only, a C compiler for arm64
 Linux: build/tools/bin/aarch64-linux-gnu-gcc and the binutils beside it, unless the system has them; with `--only selftests`, and then
-only, the kernel's own selftests of memory tagging for `make mte-selftest`. Exit status: 0 if all is there, 3 if one of these could not be
+only, the kernel's own selftests of memory tagging for `make mte-selftest`; with `--only headers`, and then only, trees to build modules for
+Debian's kernels, and with `--only cleancache-kernel` or `cleancache-debug`, and then only, a Linux 5.10 with cleancache, which is built here
+unless CLEANCACHE_KERNEL names a directory that has one: all under build/linux/trees, for `make driver`. Exit status: 0 if all is there, 3 if one of these could not be
 downloaded, 1 for any other trouble.
 
 Results: build/tools.json (read by qemu/run.py, qemu/initramfs.py and tests/suite.py); build/cargo.env and build/cargo.flags (read by the
@@ -252,8 +254,11 @@ class Apt:
         base = self.sources[0]
         listed = {(source.uri, source.suite) for source in self.sources}
         for suite in extra_suites:
-            if (base.uri, suite) not in listed:
-                self.sources.append(Source(base.uri, suite, ["main"], base.options))
+            # Security's suites are in an archive of their own.
+            security = suite.endswith("-security")
+            of = next((source for source in self.sources if source.suite.endswith("-security")), None) if security else base
+            if of is not None and (of.uri, suite) not in listed:
+                self.sources.append(Source(of.uri, suite, ["main"], of.options))
         self.architecture = architecture
         self.absent = absent
         self.directory = BUILD / "apt" / name
@@ -375,7 +380,7 @@ APT::Get::AllowUnauthenticated "false";
         stanza = text.split("\n\n")[0] if status == 0 else ""
         return {name: value for name, value in re.findall(r"^([A-Za-z0-9-]+): (.*)$", stanza, re.M)}
 
-    def download(self, tool: str, package: str, version: str) -> Path:
+    def download(self, tool: str, package: str, version: str, seconds: float = APT_SECONDS) -> Path:
         """Downloads one package in one version; returns the file, which lies in a directory of its own."""
         directory = self.directory / "single"
         shutil.rmtree(directory, ignore_errors=True)
@@ -383,7 +388,7 @@ APT::Get::AllowUnauthenticated "false";
         size = self.facts(package, version).get("Size", "")
         say(tool, f"downloading {package} {version}" + (f" ({int(size) / 1e6:.1f} MB)" if size.isdigit() else ""))
         started = time.monotonic()
-        status, text = self.command("apt-get", "-q", "download", f"{package}={version}", cwd=directory)
+        status, text = self.command("apt-get", "-q", "download", f"{package}={version}", seconds=seconds, cwd=directory)
         debs = sorted(directory.glob("*.deb"))
         if status != 0 or not debs:
             raise NotDownloaded(f"the download of {package} {version} failed:\n{indent(text)}")
@@ -1360,11 +1365,10 @@ def package_files(deb: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def find_cleancache_kernel(known: Optional[dict[str, str]]) -> dict[str, str]:
-    """Unpacks the 5.10 kernel of the directory that the environment names."""
+    """Unpacks the 5.10 kernel of the directory that the environment names, or takes the one that was built here."""
     directory = os.environ.get(CLEANCACHE_VARIABLE, "")
     if not directory:
-        raise NotDownloaded(f"no distribution has Linux {CLEANCACHE} with cleancache. What to do: name a directory with its Image.xz "
-                            f"in the environment variable {CLEANCACHE_VARIABLE}")
+        return built_cleancache_kernel()
     packed = Path(directory).resolve() / "Image.xz"
     if known and kernel_is_there(known, "packed-stamp", stamp(packed)):
         say("kernel", f"{CLEANCACHE}: {known['release']} (under {relative(KERNELS / CLEANCACHE)})")
@@ -1383,6 +1387,15 @@ def find_cleancache_kernel(known: Optional[dict[str, str]]) -> dict[str, str]:
     return {"kernel": str(kernel), "release": name, "version": name, "packed-stamp": stamp(packed), "kernel-stamp": stamp(kernel)}
 
 
+def built_cleancache_kernel() -> dict[str, str]:
+    """Returns the 5.10 kernel that `--only cleancache-kernel` built; it is never built by the way."""
+    sys.modules.setdefault("setup", sys.modules[__name__])
+    import cleancache  # pylint: disable=import-outside-toplevel
+    built = cleancache.find(CLEANCACHE)
+    say("kernel", f"{CLEANCACHE}: {built.release} ({relative(built.image)})")
+    return {"kernel": str(built.image), "release": built.release, "version": built.release, "kernel-stamp": stamp(built.image)}
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Trees to build modules in
 
@@ -1390,7 +1403,7 @@ def find_cleancache_kernel(known: Optional[dict[str, str]]) -> dict[str, str]:
 MODULE_TREES = ["headers", "cleancache-kernel", "cleancache-debug"]
 
 
-def find_module_trees(wanted: list[str], names: Optional[list[str]], tools: dict[str, dict]) -> Optional[SetupError]:
+def find_module_trees(wanted: list[str], names: Optional[list[str]], jobs: int, tools: dict[str, dict]) -> Optional[SetupError]:
     """Finds the trees that `make driver` builds in, or makes them; returns the worst trouble."""
     # They use this module, under its own name.
     sys.modules.setdefault("setup", sys.modules[__name__])
@@ -1398,12 +1411,13 @@ def find_module_trees(wanted: list[str], names: Optional[list[str]], tools: dict
     import headers  # pylint: disable=import-outside-toplevel
     steps = [(name, lambda name=name: headers.find(name, tools, True))
              for name in (names or headers.NAMES) if "headers" in wanted and name in headers.NAMES]
-    steps += [(name, lambda name=name: cleancache.find(name, True))
+    steps += [(name, lambda name=name: cleancache.find(name, True, jobs))
               for name, only in zip(cleancache.NAMES, MODULE_TREES[1:]) if only in wanted]
     worst: Optional[SetupError] = None
     for name, find in steps:
         try:
-            find()
+            kernel = find()
+            say("trees", f"{name}: {kernel.release} ({relative(kernel.tree)})")
         except SetupError as error:
             # The last is told when all have been tried.
             if worst is not None:
@@ -1451,6 +1465,8 @@ def main() -> int:
     parser.add_argument("--kernel", choices=KERNEL_NAMES, action="append",
                         help="with `--only kernels` (which it stands for), get this kernel (may be given again; default: all); with "
                              "`--only headers`, the tree for it")
+    parser.add_argument("--jobs", type=int, default=0, metavar="N",
+                        help="with cleancache-kernel or cleancache-debug, run so many compilers at a time (default: one per CPU)")
     parser.add_argument("--ignore-system", action="store_true",
                         help="fetch QEMU and dtc even where the system has good ones")
     parser.add_argument("--ignore-rustup", action="store_true",
@@ -1503,7 +1519,7 @@ def main() -> int:
         if any(name in wanted for name in MODULE_TREES):
             new["cross"] = find_cross(old)
             write_if_changed(TOOLS_JSON, json.dumps(new, indent=2) + "\n")
-            trouble = find_module_trees(wanted, options.kernel, new) or trouble
+            trouble = find_module_trees(wanted, options.kernel, options.jobs, new) or trouble
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return error.status

@@ -286,6 +286,9 @@ def lint_steps() -> Iterator[Step]:
                read_single("formatting and the host's lints"), needs=["cargo-clippy", "cargo-fmt"])
     yield Step("messages", [sys.executable, "tests/messages.py"], 30, read_tap)
     yield Step("mutants", [sys.executable, "tests/mutants.py", "--test"], 30, read_tap)
+    if any((ROOT / "boot" / "linux").glob("*.c")):
+        yield Step("checkpatch", [sys.executable, "tests/checkpatch.py"], 120, read_tap)
+    yield Step("trees", [sys.executable, "tests/trees_test.py"], 400, read_tap)
     yield Step("lint-firmware", [*cargo, *firmware, *flags, "--", "-D", "warnings"], 240,
                read_single("the firmware's lints"), env, needs=["cargo-clippy"])
     # What the lints have read of other crates serves here too.
