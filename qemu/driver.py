@@ -4,7 +4,8 @@
 
 The kernels are Linux 5.10 with cleancache, as it is and with the kernel's own checks, and Debian's; each module is built in the
 tree of the very kernel whose Image is booted. What a kernel takes (its Image, its headers) is fetched or built first, unless
---no-fetch; one whose tree cannot be had is skipped, and named. 5.10-debug is built for only where it is there or asked for by name.
+--no-fetch; one whose tree cannot be had is skipped, and named. For 5.10-debug and Debian's newest, modules are built only where these
+are there already or asked for by name.
 
     kernel = driver.find("6.1")             # trees.Kernel: image, tree, release; raises setup.SetupError with the reason
     modules = driver.build(kernel)          # a directory of .ko files; raises setup.SetupError with the compiler's words
@@ -160,7 +161,7 @@ def main() -> int:
     """Builds what the command line asks for; returns the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kernel", nargs="*", choices=[[], *NAMES], metavar="KERNEL",
-                        help=f"build for these only: {', '.join(NAMES)} (default: {', '.join(USUAL)}, and 5.10-debug if it is there)")
+                        help=f"build for these only: {', '.join(NAMES)} (default: {', '.join(USUAL)}, and the others that are there)")
     parser.add_argument("--no-fetch", action="store_true", help="fetch and build nothing but the modules")
     parser.add_argument("--strict", action="store_true", help="take a warning for an error")
     options = parser.parse_args()

@@ -33,6 +33,7 @@ import lzma
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -1539,6 +1540,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # So that what was started is ended, and what is half done put away, as for Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -99,7 +99,7 @@ def read_tools() -> dict[str, dict]:
 def alone(name: str) -> Iterator[None]:
     """Lets one process at a time make the tree of a name; the others wait until it is done."""
     TREES.mkdir(parents=True, exist_ok=True)
-    with open(TREES / f"{name}.lock", "w") as lock:
+    with open(TREES / f".{name}.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

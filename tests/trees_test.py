@@ -197,10 +197,26 @@ def sources() -> Path:
     (source / "image").write_bytes(IMAGE)
     (source / "fixdep").write_text(FIXDEP)
     (source / "fixdep").chmod(0o755)
-    setup.TOOLS_JSON.write_text(json.dumps({"cross": {"argv": ["gcc"], "env": {}, "version": "1", "prefix": "none-"}}))
-    # What a bare machine lacks is not needed here.
-    kernel_build.find_programs = lambda: PLACE
+    compiler_is_there()
+    # What a bare machine lacks is not needed here: it is enough that it is found.
+    programs = PLACE / "programs"
+    programs.mkdir(exist_ok=True)
+    for name in kernel_build.PROGRAMS:
+        (programs / name).write_text("#!/bin/sh\n")
+        (programs / name).chmod(0o755)
+    if str(programs) not in os.environ["PATH"].split(":"):
+        os.environ["PATH"] += f":{programs}"
     return source
+
+
+def compiler_is_there() -> None:
+    """Lets set-up find what passes for a C compiler that it fetched, where the system has none."""
+    binary = setup.TOOLS / "cross/usr/bin" / (setup.CROSS + "gcc")
+    binary.parent.mkdir(parents=True, exist_ok=True)
+    binary.write_text("#!/bin/sh\n")
+    binary.chmod(0o755)
+    record = setup.Program([str(binary)], {}, "1", "fetched").record()
+    setup.TOOLS_JSON.write_text(json.dumps({"cross": {**record, "prefix": "none-"}}))
 
 
 def fault(name: str, what: str) -> None:
@@ -283,32 +299,32 @@ def ended(number: int) -> None:
 
 
 def interrupted_build() -> None:
-    """A build that is ended by a signal leaves no kernel and no process, and the next one completes."""
-    sources()
-    fault("5.10", "hang")
-    code = ("import sys; sys.path.insert(0, 'qemu'); import kernel_build, cleancache, pathlib\n"
-            f"kernel_build.find_programs = lambda: pathlib.Path('{PLACE}')\ncleancache.find('5.10', True)\n")
-    hanging = trees.TREES / "5.10-build/hanging"
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                          start_new_session=True) as process:
-        deadline = time.monotonic() + 60
-        while not (hanging.is_file() and hanging.read_text().strip()):
-            require(time.monotonic() < deadline and process.poll() is None, "the build did not begin")
-            os.sched_yield()
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait(30)
-    ended(int(hanging.read_text()))
-    require(not kernel_build.place("5.10").exists(), "there is a kernel all the same")
-    fault("5.10", "")
-    cleancache.find("5.10", True)
+    """A set-up that a signal ends, it alone, leaves no kernel and no process, and the next one completes."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        sources()
+        fault("5.10", "hang")
+        hanging = trees.TREES / "5.10-build/hanging"
+        with subprocess.Popen([sys.executable, "qemu/setup.py", "--only", "cleancache-kernel"], cwd=ROOT, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL) as process:
+            try:
+                deadline = time.monotonic() + 60
+                while not (hanging.is_file() and hanging.read_text().strip()):
+                    require(time.monotonic() < deadline and process.poll() is None, "the build did not begin")
+                    os.sched_yield()
+            finally:
+                process.send_signal(number)
+            require(process.wait(30) == 128 + number, f"set-up ended with status {process.returncode}")
+        ended(int(hanging.read_text()))
+        require(not kernel_build.place("5.10").exists(), "there is a kernel all the same")
+        fault("5.10", "")
+        cleancache.find("5.10", True)
 
 
 def two_at_once() -> None:
     """Of two set-ups that want the same kernel, one builds it, and the other takes that."""
     source = sources()
     (source / "Makefile").write_text(MAKEFILE.replace("echo once >>$(O)/first", "echo once >>$(CURDIR)/first"))
-    code = ("import sys; sys.path.insert(0, 'qemu'); import kernel_build, cleancache, pathlib\n"
-            f"kernel_build.find_programs = lambda: pathlib.Path('{PLACE}')\nprint(cleancache.find('5.10', True).release)\n")
+    code = "import sys; sys.path.insert(0, 'qemu'); import cleancache\nprint(cleancache.find('5.10', True).release)\n"
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             for _ in range(2)]
     texts = [process.communicate(timeout=60)[0] for process in both]
@@ -392,14 +408,17 @@ def without_network() -> None:
     fresh()
     # Nothing listens there.
     env = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9"}
-    # A compiler, as far as set-up looks: only the trees are to be missing.
-    setup.TOOLS_JSON.unlink(missing_ok=True)
-    for only in ("headers", "cleancache-kernel"):
+    for only in ("cross", "headers", "cleancache-kernel"):
+        # A compiler, as far as set-up looks: only the trees are to be missing.
+        compiler_is_there()
+        if only == "cross":
+            if shutil.which(setup.CROSS + "gcc"):
+                continue
+            shutil.rmtree(setup.TOOLS / "cross")
         status, text = setup.run([sys.executable, "qemu/setup.py", "--only", only, *(["--kernel", "6.1"] if only == "headers" else [])],
                                  240, env, cwd=ROOT)
-        last = text.strip().splitlines()[-1] if text.strip() else ""
         require(status == setup.NotDownloaded.status, f"--only {only}: status {status}:\n{text}")
-        require("setup: " in text and "What to do" in text, f"--only {only} does not say what to do:\n{text}\n{last}")
+        require("setup: " in text and "What to do" in text, f"--only {only} does not say what to do:\n{text}")
     require(not list(trees.TREES.glob("6.1*/stamp")), "there is a tree all the same")
 
 
