@@ -167,20 +167,15 @@ def main() -> int:
     options = parser.parse_args()
     built, failed = 0, 0
     for name in options.kernel or NAMES:
+        asked_for = name in options.kernel or name in USUAL
         try:
-            asked_for = name in options.kernel or name in USUAL
             kernel = get(name) if asked_for and not options.no_fetch else find(name)
+            place = build(kernel, options.strict)
         except setup.SetupError as error:
             lacking = error.status == setup.NotDownloaded.status
             failed += not lacking
             if asked_for or not lacking:
                 print(f"driver: {name}: {'skipped' if lacking else 'FAILED'}: {error}", flush=True)
-            continue
-        try:
-            place = build(kernel, options.strict)
-        except setup.SetupError as error:
-            failed += 1
-            print(f"driver: {name}: FAILED: {error}", flush=True)
             continue
         built += 1
         print(f"driver: {name}: {', '.join(sorted(module.name for module in place.glob('*.ko')))} for Linux {kernel.release} "
