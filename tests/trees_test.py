@@ -439,6 +439,46 @@ def suited_to_compiler() -> None:
     require((directory / "include/generated/autoconf.h").read_text() == "#define CONFIG_MODVERSIONS 1\n", "autoconf.h is not as it is to be")
 
 
+def headers_are_put_together() -> None:
+    """Of Debian's three packages one tree is made that names no absolute path and no compiler, and whose programs run."""
+    fresh()
+    place, release, common, kbuild = trees.TREES / "6.1", "6.1.0-9-arm64", "linux-headers-6.1.0-9-common", "linux-kbuild-6.1"
+    partial = place.with_name("6.1.partial")
+    own = partial / f"parts/0/usr/src/linux-headers-{release}"
+    make_tree(own, release)
+    shutil.rmtree(own / "scripts")
+    (own / "scripts").symlink_to(f"../../lib/{kbuild}/scripts")
+    (own / "Makefile").write_text(f"KBUILD_OUTPUT=/usr/src/linux-headers-{release}\ninclude /usr/src/{common}/Makefile\n")
+    (own / ".kernelvariables").write_text("CC = $(CROSS_COMPILE)gcc-99\noverride CROSS_COMPILE = theirs-\n")
+    (own / "vmlinux").write_text("")
+    options = "CONFIG_DEBUG_INFO_BTF=y\nCONFIG_DEBUG_INFO_BTF_MODULES=y\nCONFIG_MODVERSIONS=y\n"
+    (own / "include/config/auto.conf").write_text(options)
+    (own / "include/generated/autoconf.h").write_text("#define CONFIG_DEBUG_INFO_BTF_MODULES 1\n")
+    shared = partial / f"parts/1/usr/src/{common}"
+    shared.mkdir(parents=True)
+    (shared / "Makefile").write_text("-include $(KBUILD_OUTPUT)/.kernelvariables\n.PHONY: modules\nmodules:\n\t@echo $(ARCH) $(KERNELRELEASE) "
+                                     "$(CROSS_COMPILE)$(CC) $(KBUILD_OUTPUT) $(realpath $(lastword $(filter-out %/.kernelvariables,"
+                                     "$(MAKEFILE_LIST))))\n")
+    programs = partial / f"host/usr/lib/{kbuild}/scripts"
+    for name in ("basic/fixdep", "mod/modpost", "mod/modpost.real-lsb-64"):
+        (programs / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2("/bin/echo", programs / name)
+    (programs / "plain.sh").write_text("#!/bin/sh\n")
+    headers.lay_out(partial, place, release, common, kbuild)
+    partial.rename(place)
+    tree = headers.tree_of(place, release)
+    status, text = setup.run(["make", "-s", "-C", str(tree), "CROSS_COMPILE=ours-", "CC=gcc", "modules"], 30)
+    wanted = ["arm64", release, "ours-gcc", str(tree), str(tree.parent / common / "Makefile")]
+    require(status == 0 and text.split() == wanted, f"make has {text.split()}, not {wanted}")
+    for name in ("basic/fixdep", "mod/modpost"):
+        status, text = setup.run([str(tree / "scripts" / name), "a b", "c"], 30)
+        require(status == 0 and text == "a b c\n", f"{name} does not run: {text}")
+    require((tree / "scripts/mod/modpost").read_text() == (tree / "scripts/mod/modpost.real-lsb-64").read_text(), "modpost is not arm64's")
+    require((tree / "scripts/plain.sh").read_text() == "#!/bin/sh\n", "a script is changed")
+    require((tree / "include/config/auto.conf").read_text() == "CONFIG_MODVERSIONS=y\n" and not (tree / "vmlinux").exists(), "modules would get BTF")
+    require("BTF_MODULES" in (tree / "include/generated/autoconf.h").read_text(), "the layout of types is not the kernel's")
+
+
 TESTS = [
     ("a tree is looked at before modules are built in it", tree_is_looked_at),
     ("CLEANCACHE_KERNEL's directory is unpacked once", given_is_unpacked_once),
@@ -453,6 +493,7 @@ TESTS = [
     ("a build shows how far it is", progress_is_shown),
     ("of the sources, what arm64 can use is unpacked", sources_are_unpacked),
     ("sources that are wrong or damaged are refused", sources_are_wrong),
+    ("Debian's headers are put together", headers_are_put_together),
     ("a tree of a newer compiler is suited to ours", suited_to_compiler),
     ("without a network, nothing is left half done", without_network),
 ]
