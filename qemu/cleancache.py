@@ -39,8 +39,9 @@ def find(name: str, build: bool = False, jobs: int = 0) -> trees.Kernel:
     place = kernel_build.place(name)
     if not kernel_build.is_built(name):
         what = "cleancache-debug" if NAMES[name] else "cleancache-kernel"
-        raise setup.NotDownloaded(f"the kernel {name} with cleancache has not been built, or not by its configuration as it is now. What to "
-                                  f"do: `python3 qemu/setup.py --only {what}` (ten minutes), or name a directory that has one in the environment variable {VARIABLE}")
+        raise setup.NotDownloaded(f"the kernel {name} with cleancache has not been built, or not by its configuration as it is now. "
+                                  f"What to do: `python3 qemu/setup.py --only {what}` (ten minutes), or name a directory that has "
+                                  f"one in the environment variable {VARIABLE}")
     return trees.check(name, place / "Image", place / "kdev", setup.relative(place))
 
 

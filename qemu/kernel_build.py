@@ -32,8 +32,8 @@ STEPS = {"5.10": 1700, "5.10-debug": 1800}
 # What the build needs of the system besides a compiler and make, and Debian's package for it.
 PROGRAMS = {"flex": "flex", "bison": "bison", "bc": "bc"}
 # Of the sources, for these only what configures and leads the build is kept.
-HEAVY = re.compile(r"(arch/(?!arm64/|arm/)[^/]+|Documentation|drivers/(gpu/drm|media|net/(ethernet|wireless)|staging|infiniband|scsi|usb)|sound"
-                   r"|tools/(testing|perf|power|objtool))/")
+HEAVY = re.compile(r"(arch/(?!arm64/|arm/)[^/]+|Documentation|drivers/(gpu/drm|media|net/(ethernet|wireless)|staging|infiniband|scsi|usb)"
+                   r"|sound|tools/(testing|perf|power|objtool))/")
 LEADING = re.compile(r"(Kconfig|Makefile|Kbuild|Build)[^/]*")
 DOWNLOAD_SECONDS = 1800
 # Ten minutes on two CPUs.
@@ -75,7 +75,7 @@ def build(name: str, jobs: int = 0) -> None:
         setup.say("kernel", f"{name}: building {source.name} with {jobs or cpus()} compilers at a time (ten minutes with two; "
                             f"log: {setup.relative(log)})")
         started = time.monotonic()
-        maker.make(["Image", "modules"], jobs or cpus(), STEPS[name])
+        maker.make(["Image", "modules", "modules_prepare"], jobs or cpus(), STEPS[name])
         partial = place(name).with_name(f"{name}-built.partial")
         shutil.rmtree(partial, ignore_errors=True)
         lay_out(source, work, partial)
@@ -226,8 +226,8 @@ class Maker:
                 finally:
                     timer.cancel()
         if late.is_set():
-            raise setup.SetupError(f"the build of {self.name} was stopped after {BUILD_SECONDS // 60} minutes. What to do: start it again, it goes "
-                                   f"on where it was; its log is {setup.relative(self.log)}")
+            raise setup.SetupError(f"the build of {self.name} was stopped after {BUILD_SECONDS // 60} minutes. What to do: start it "
+                                   f"again, it goes on where it was; its log is {setup.relative(self.log)}")
         if status != 0:
             lines = self.log.read_text(errors="replace").splitlines()
             first = next((index for index, line in enumerate(lines) if re.search(r"\berror:|\*\*\*|not found", line)), len(lines))
@@ -273,8 +273,8 @@ def configure(maker: Maker) -> None:
     found = dict(re.findall(r"^(CONFIG_\w+)=(.*)$", after, re.M))
     lost = [f"{option}={value} (is {found.get(option, 'n')})" for option, value in wanted.items() if found.get(option) != value]
     if lost:
-        raise setup.SetupError(f"Kconfig does not take what {' and '.join(FRAGMENTS[maker.name])} in boot/linux want: {', '.join(lost)}. What to "
-                               f"do: look what these options depend on in {setup.relative(maker.source)}")
+        raise setup.SetupError(f"Kconfig does not take what {' and '.join(FRAGMENTS[maker.name])} in boot/linux want: {', '.join(lost)}. "
+                               f"What to do: look what these options depend on in {setup.relative(maker.source)}")
     (maker.work / "configured").write_text("")
     if before and before != after:
         setup.say("kernel", f"{maker.name}: the configuration has changed since the build was interrupted")

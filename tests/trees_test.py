@@ -50,12 +50,14 @@ Image:
 	@echo "  CC      mm/first.o"; echo once >>$(O)/first
 	@if [ "$(fault)" = error ]; then echo "mm/x.c:1:2: error: this was to be"; exit 1; fi
 	@if [ "$(fault)" = hang ]; then echo $$$$ >$(O)/hanging; exec sleep 600; fi
-	@mkdir -p $(O)/arch/arm64/boot $(O)/arch/arm64/include/generated $(O)/include/config $(O)/include/generated $(O)/scripts/basic $(O)/scripts/mod
+	@mkdir -p $(O)/arch/arm64/boot $(O)/arch/arm64/include/generated $(O)/include/config $(O)/include/generated
+	@mkdir -p $(O)/scripts/basic $(O)/scripts/mod
 	@cp image $(O)/arch/arm64/boot/Image; echo symbols >$(O)/vmlinux; echo >$(O)/Module.symvers; echo >$(O)/System.map
 	@echo >$(O)/include/config/auto.conf; echo >$(O)/include/generated/autoconf.h; echo object >$(O)/scripts/mod/modpost.o
 	@echo '#define UTS_RELEASE "RELEASE"' >$(O)/include/generated/utsrelease.h
 	@cp fixdep $(O)/scripts/basic/fixdep; cp fixdep $(O)/scripts/mod/modpost
 modules: Image
+modules_prepare: modules
 """.replace("RELEASE\"", RELEASE + "\"")
 
 
@@ -232,7 +234,8 @@ def kernel_is_built_once() -> None:
     kernel = cleancache.find("5.10", True)
     place = kernel_build.place("5.10")
     require(kernel.tree == place / "kdev" and kernel.release == RELEASE and kernel.enabled("CONFIG_CLEANCACHE"), f"built as {kernel}")
-    require((kernel.tree / "include/linux/a.h").is_file() and not (kernel.tree / "scripts/mod/modpost.o").exists(), "the tree is not as it is to be")
+    require((kernel.tree / "include/linux/a.h").is_file() and not (kernel.tree / "scripts/mod/modpost.o").exists(),
+            "the tree is not as it is to be")
     require(not (trees.TREES / "5.10-build").exists(), "the directory that it was built in is still there")
     (place / "mark").write_text("")
     cleancache.find("5.10", True)
@@ -339,7 +342,8 @@ def progress_is_shown() -> None:
     kernel_build.PROGRESS_SECONDS = 0
     try:
         progress = kernel_build.Progress("5.10", 4, lambda _, text: lines.append(text))
-        for line in ("  CC      mm/a.o\n", "make: nothing\n", "  CC [M]  fs/b.o\n", "  AR      fs/built-in.a\n") + ("  LD      vmlinux.o\n",) * 9:
+        lines_of_make = ["  CC      mm/a.o\n", "make: nothing\n", "  CC [M]  fs/b.o\n", "  AR      fs/built-in.a\n"]
+        for line in lines_of_make + ["  LD      vmlinux.o\n"] * 9:
             progress(line)
     finally:
         kernel_build.PROGRESS_SECONDS = seconds
@@ -365,8 +369,8 @@ def package(files: dict[str, bytes]) -> Path:
     (tree / "DEBIAN").mkdir(parents=True)
     (tree / "usr/src").mkdir(parents=True)
     (tree / "usr/src/linux-source-5.10.tar.xz").write_bytes(space.getvalue())
-    (tree / "DEBIAN/control").write_text("Package: linux-source-5.10\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\n"
-                                         "Description: test\n")
+    (tree / "DEBIAN/control").write_text("Package: linux-source-5.10\nVersion: 1\nArchitecture: all\n"
+                                         "Maintainer: nobody <nobody@localhost>\nDescription: test\n")
     deb = PLACE / "linux-source-5.10_1_all.deb"
     status, text = setup.run(["dpkg-deb", "--build", "--root-owner-group", "-Znone", str(tree), str(deb)], 60)
     require(status == 0, f"dpkg-deb: {text}")
@@ -436,7 +440,8 @@ def suited_to_compiler() -> None:
     setup.TOOLS_JSON.write_text(json.dumps({"cross": {"argv": [str(compiler)], "env": {}, "version": "1", "prefix": "none-"}}))
     headers.suit_compiler(directory)
     require((directory / "include/config/auto.conf").read_text() == "CONFIG_MODVERSIONS=y\n", "auto.conf is not as it is to be")
-    require((directory / "include/generated/autoconf.h").read_text() == "#define CONFIG_MODVERSIONS 1\n", "autoconf.h is not as it is to be")
+    require((directory / "include/generated/autoconf.h").read_text() == "#define CONFIG_MODVERSIONS 1\n",
+            "autoconf.h is not as it is to be")
 
 
 def headers_are_put_together() -> None:
@@ -456,8 +461,8 @@ def headers_are_put_together() -> None:
     (own / "include/generated/autoconf.h").write_text("#define CONFIG_DEBUG_INFO_BTF_MODULES 1\n")
     shared = partial / f"parts/1/usr/src/{common}"
     shared.mkdir(parents=True)
-    (shared / "Makefile").write_text("-include $(KBUILD_OUTPUT)/.kernelvariables\n.PHONY: modules\nmodules:\n\t@echo $(ARCH) $(KERNELRELEASE) "
-                                     "$(CROSS_COMPILE)$(CC) $(KBUILD_OUTPUT) $(realpath $(lastword $(filter-out %/.kernelvariables,"
+    (shared / "Makefile").write_text("-include $(KBUILD_OUTPUT)/.kernelvariables\n.PHONY: modules\nmodules:\n"
+                                     "\t@echo $(ARCH) $(KERNELRELEASE) $(CROSS_COMPILE)$(CC) $(KBUILD_OUTPUT) $(realpath $(lastword $(filter-out %/.kernelvariables,"
                                      "$(MAKEFILE_LIST))))\n")
     programs = partial / f"host/usr/lib/{kbuild}/scripts"
     for name in ("basic/fixdep", "mod/modpost", "mod/modpost.real-lsb-64"):
@@ -475,7 +480,8 @@ def headers_are_put_together() -> None:
         require(status == 0 and text == "a b c\n", f"{name} does not run: {text}")
     require((tree / "scripts/mod/modpost").read_text() == (tree / "scripts/mod/modpost.real-lsb-64").read_text(), "modpost is not arm64's")
     require((tree / "scripts/plain.sh").read_text() == "#!/bin/sh\n", "a script is changed")
-    require((tree / "include/config/auto.conf").read_text() == "CONFIG_MODVERSIONS=y\n" and not (tree / "vmlinux").exists(), "modules would get BTF")
+    require((tree / "include/config/auto.conf").read_text() == "CONFIG_MODVERSIONS=y\n" and not (tree / "vmlinux").exists(),
+            "modules would get BTF")
     require("BTF_MODULES" in (tree / "include/generated/autoconf.h").read_text(), "the layout of types is not the kernel's")
 
 
