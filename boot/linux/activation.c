@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Dormant and active: the order in which the storage is lent and taken back, and the clients that use it in between.
+ *
+ * To active:
+ *   1. all text is searched: there is no tag store without a hook (text.c, at load);
+ *   2. the hooks are placed;
+ *   3. every task passes a quiescent point, so that none is left inside a function that it entered before its hook was
+ *      there;
+ *   4. every page with tags in use is claimed. Who begins to use tags from now on goes through a hook. Who began before
+ *      has either set the kernel's mark before (2), which the walk sees, or has returned in (3), with the mark set;
+ *   5. ACTIVATE to the end; 6. the clients start.
+ *
+ * To dormant:
+ *   1. the clients stop: nothing is put any more;
+ *   2. DEACTIVATE to the end. The hooks stay until then: while any storage is lent, a store without a claim would hit
+ *      lines of cached pages that are not written back yet;
+ *   3. the hooks are removed, and DEACTIVATE runs once more, for claims that a hook made behind the first run.
+ *
+ * Where this kernel uses no tags (CPU, kernel or command line without MTE; tagstash.mte=hide), there is nothing to hook.
+ */
+#define pr_fmt(fmt) "tagstash: " fmt
+
+#include <linux/errno.h>
+#include <linux/list.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/printk.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <asm/cpufeature.h>
+
+#include "core.h"
+
+#define WHY_SIZE 256
+
+/* Held over all of going active or dormant, and while the clients change. */
+static DEFINE_MUTEX(state_lock);
+static LIST_HEAD(clients);
+static bool active;
+static bool closed;
+static bool verification;
+/* Why it is dormant. */
+static char reason[WHY_SIZE] = "it has not been asked to be active";
+
+/* The client that does not register itself, while it is held. */
+static struct tagstash_client *cleancache;
+
+/**
+ * tagstash_uses_tags() - tells whether this kernel uses tags at all
+ *
+ * Return: whether it does
+ */
+bool tagstash_uses_tags(void)
+{
+	return IS_ENABLED(CONFIG_ARM64_MTE) && system_supports_mte();
+}
+
+/* ---- the storage ---- */
+
+static int lend_all(void)
+{
+	struct arm_smccc_res res = {};
+	u64 flags = verification ? TAGSTASH_ACTIVATE_VERIFY : 0;
+	long status;
+
+	do {
+		status = tagstash_activate(flags, res.a1, &res);
+		if (status) {
+			pr_err("ACTIVATE: %s (%ld)\n", tagstash_status_name(status), status);
+			return -EIO;
+		}
+		cond_resched();
+	} while (res.a1 != res.a2);
+	return 0;
+}
+
+/**
+ * tagstash_take_all_back() - DEACTIVATE to the end, without anything around it
+ *
+ * In any context: does not sleep.
+ */
+void tagstash_take_all_back(void)
+{
+	struct arm_smccc_res res = {};
+
+	do {
+		if (tagstash_deactivate(res.a1, &res))
+			break;
+	} while (res.a1 != res.a2);
+}
+
+/* The same where others may run in between. */
+static void take_all_back_slowly(void)
+{
+	struct arm_smccc_res res = {};
+	long status;
+
+	do {
+		status = tagstash_deactivate(res.a1, &res);
+		if (status) {
+			pr_err("DEACTIVATE: %s (%ld)\n", tagstash_status_name(status), status);
+			return;
+		}
+		cond_resched();
+	} while (res.a1 != res.a2);
+}
+
+/* ---- the clients ---- */
+
+static void start_client(struct tagstash_client *client)
+{
+	int error = client->start(client);
+
+	client->started = !error;
+	if (error)
+		pr_err("%s does not start: error %d\n", client->name, error);
+	else
+		pr_info("%s started\n", client->name);
+}
+
+static void stop_client(struct tagstash_client *client)
+{
+	if (client->started)
+		client->stop(client);
+	client->started = false;
+}
+
+int tagstash_register_client(struct tagstash_client *client)
+{
+	struct tagstash_client *other;
+	int error = 0;
+
+	mutex_lock(&state_lock);
+	list_for_each_entry(other, &clients, list)
+		if (other == client)
+			error = -EEXIST;
+	if (!error) {
+		client->started = false;
+		list_add_tail(&client->list, &clients);
+		if (active)
+			start_client(client);
+	}
+	mutex_unlock(&state_lock);
+	return error;
+}
+EXPORT_SYMBOL_GPL(tagstash_register_client);
+
+void tagstash_unregister_client(struct tagstash_client *client)
+{
+	mutex_lock(&state_lock);
+	stop_client(client);
+	list_del(&client->list);
+	mutex_unlock(&state_lock);
+}
+EXPORT_SYMBOL_GPL(tagstash_unregister_client);
+
+/* Looks for the client that does not depend on this module. */
+static void find_cleancache(void)
+{
+	struct tagstash_client *found;
+
+	if (READ_ONCE(cleancache))
+		return;
+	found = symbol_get(tagstash_cleancache_client);
+	if (!found)
+		return;
+	if (cmpxchg(&cleancache, NULL, found) || tagstash_register_client(found)) {
+		symbol_put(tagstash_cleancache_client);
+		return;
+	}
+}
+
+/* A module has become live, whose symbols can be had now. */
+static int on_live(struct notifier_block *block, unsigned long state, void *data)
+{
+	if (state == MODULE_STATE_LIVE)
+		find_cleancache();
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block live_notifier = { .notifier_call = on_live };
+
+/* ---- dormant and active ---- */
+
+static int hook_and_claim(void)
+{
+	char why[WHY_SIZE];
+	int error;
+
+	if (!tagstash_text_clean(why, sizeof(why))) {
+		snprintf(reason, sizeof(reason), "%s stores tags, and there is no hook for it", why);
+		return -EOPNOTSUPP;
+	}
+	error = tagstash_hooks_place();
+	if (error) {
+		snprintf(reason, sizeof(reason), "a hook could not be placed (error %d)", error);
+		return error;
+	}
+	/*
+	 * Without preemption, no task leaves the CPU inside those functions but where it faults on user memory, with
+	 * the page marked; a grace period is enough, and that is what this call means there.
+	 */
+	synchronize_rcu_tasks();
+	tagstash_claim_tagged();
+	return 0;
+}
+
+/**
+ * tagstash_go_active() - lends what is idle to the stash, and starts the clients
+ *
+ * May sleep. Does nothing if it is active already.
+ *
+ * Return: 0 or an error, after which the storage is dormant, and debugfs says why
+ */
+int tagstash_go_active(void)
+{
+	struct tagstash_client *client;
+	int error = 0;
+
+	mutex_lock(&state_lock);
+	if (active)
+		goto out;
+	if (closed) {
+		error = -ESHUTDOWN;
+		goto out;
+	}
+	if (tagstash_uses_tags())
+		error = hook_and_claim();
+	if (error)
+		goto failed;
+	error = lend_all();
+	if (error) {
+		snprintf(reason, sizeof(reason), "the shim refused ACTIVATE");
+		take_all_back_slowly();
+		tagstash_hooks_remove();
+		take_all_back_slowly();
+		tagstash_forget_claims();
+		goto failed;
+	}
+	active = true;
+	reason[0] = '\0';
+	pr_info("active%s: idle tag storage is lent to the stash\n", verification ? ", with verification" : "");
+	list_for_each_entry(client, &clients, list)
+		start_client(client);
+	if (tagstash_uses_tags())
+		tagstash_watchdog_start();
+	goto out;
+failed:
+	pr_err("stays dormant: %s\n", reason);
+out:
+	mutex_unlock(&state_lock);
+	return error;
+}
+
+static void go_dormant(const char *why)
+{
+	struct tagstash_client *client;
+
+	if (!active)
+		return;
+	tagstash_watchdog_stop();
+	list_for_each_entry_reverse(client, &clients, list)
+		stop_client(client);
+	take_all_back_slowly();
+	if (tagstash_uses_tags()) {
+		tagstash_hooks_remove();
+		take_all_back_slowly();
+		tagstash_forget_claims();
+	}
+	active = false;
+	strscpy(reason, why, sizeof(reason));
+	pr_info("dormant: %s\n", why);
+}
+
+/**
+ * tagstash_go_dormant() - stops the clients and takes all storage back for tags
+ * @why: the reason, for messages and debugfs
+ *
+ * May sleep. Does nothing if it is dormant already.
+ */
+void tagstash_go_dormant(const char *why)
+{
+	mutex_lock(&state_lock);
+	go_dormant(why);
+	mutex_unlock(&state_lock);
+}
+
+/**
+ * tagstash_try_go_dormant() - the same, unless the state is being changed just now
+ * @why: the reason
+ *
+ * For the watchdog, which whoever changes the state may be waiting for.
+ *
+ * Return: whether it was done
+ */
+bool tagstash_try_go_dormant(const char *why)
+{
+	if (!mutex_trylock(&state_lock))
+		return false;
+	go_dormant(why);
+	mutex_unlock(&state_lock);
+	return true;
+}
+
+/**
+ * tagstash_refuse() - goes dormant for good
+ * @why: the reason
+ */
+void tagstash_refuse(const char *why)
+{
+	mutex_lock(&state_lock);
+	go_dormant(why);
+	closed = true;
+	mutex_unlock(&state_lock);
+}
+
+/**
+ * tagstash_is_active() - tells the state
+ *
+ * Return: whether storage is lent
+ */
+bool tagstash_is_active(void)
+{
+	return READ_ONCE(active);
+}
+
+/**
+ * tagstash_state_show() - writes the state for debugfs
+ * @file: where to
+ */
+void tagstash_state_show(struct seq_file *file)
+{
+	struct arm_smccc_res res;
+
+	mutex_lock(&state_lock);
+	seq_printf(file, "state: %s\n", active ? "active" : "dormant");
+	if (!active)
+		seq_printf(file, "why: %s\n", reason);
+	seq_printf(file, "shim: version %u.%u, features %#llx, %u regions\n", tagstash_shim.major,
+		   tagstash_shim.minor, tagstash_shim.features, tagstash_shim.regions);
+	tagstash_state(&res);
+	seq_printf(file, "verification: %s\n", res.a1 & TAGSTASH_STATE_VERIFY ? "on" : "off");
+	seq_printf(file, "blocks: %lu\nframes: %lu\n", res.a2, res.a3);
+	seq_printf(file, "tags: %s\n", tagstash_uses_tags() ? "used by this kernel" : "not used by this kernel");
+	if (tagstash_uses_tags()) {
+		seq_puts(file, "hooks:\n");
+		tagstash_hooks_show(file);
+		seq_printf(file, "watchdog: looked %llu times\n", tagstash_watchdog_looks());
+	}
+	mutex_unlock(&state_lock);
+}
+
+/**
+ * tagstash_clients_show() - lists the clients, with what they have to say, for debugfs
+ * @file: where to
+ */
+void tagstash_clients_show(struct seq_file *file)
+{
+	struct tagstash_client *client;
+
+	mutex_lock(&state_lock);
+	list_for_each_entry(client, &clients, list) {
+		seq_printf(file, "%s: %s\n", client->name, client->started ? "started" : "stopped");
+		if (client->show)
+			client->show(client, file);
+	}
+	mutex_unlock(&state_lock);
+}
+
+/**
+ * tagstash_activation_init() - begins dormant, whatever was before, and looks for clients
+ * @verify: whether every activation is to verify
+ *
+ * Return: 0 or an error
+ */
+int tagstash_activation_init(bool verify)
+{
+	struct arm_smccc_res res;
+	int error;
+
+	verification = verify;
+	tagstash_state(&res);
+	if (TAGSTASH_STATE(res.a1) != TAGSTASH_STATE_DORMANT) {
+		pr_info("the kernel before this one left storage lent: taking it back\n");
+		take_all_back_slowly();
+	}
+	/* First the notifier, then the look: the client is found whenever it comes. */
+	error = register_module_notifier(&live_notifier);
+	if (error)
+		return error;
+	find_cleancache();
+	return 0;
+}
+
+/**
+ * tagstash_activation_exit() - lets go of the clients; dormant already
+ */
+void tagstash_activation_exit(void)
+{
+	unregister_module_notifier(&live_notifier);
+	if (cleancache) {
+		tagstash_unregister_client(cleancache);
+		symbol_put(tagstash_cleancache_client);
+		cleancache = NULL;
+	}
+}

@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Which pages hold a claim on their tag storage.
+ *
+ * The kernel's own mark (PG_mte_tagged) does not do for releases: hugetlb clears it before the page is freed, and on some
+ * kernels it is set before the tags are in use. So there is a bitmap of our own, a bit for each page of the kernel's. Two
+ * things hold of it while the stash is active:
+ *
+ *   (1) a bit that is set means that the page is claimed;
+ *   (2) a page whose tags are in use has its bit set.
+ *
+ * Both changes of a bit, claim and release, are made together with their hypercall under a lock, so no order of them on
+ * two CPUs leaves a bit set for a page that is not claimed. A set bit may be believed without the lock: whoever asks is
+ * about to store tags of a page that it holds, and such a page is not freed meanwhile, so its bit is not cleared.
+ *
+ * The walk over all pages holds no page. It may find one tagged that is freed before it claims it; then the page has a
+ * claim that it does not need, until it is freed the next time. That is the harmless direction. The other one cannot be:
+ * release happens only where a page is being freed, and a page that is being freed has no tags in use.
+ *
+ * The locks are raw and taken with interrupts off. Nothing is called under them but the hypervisor, and inline functions:
+ * no probe and no tracepoint is met there, so a handler that takes one cannot interrupt its holder on the same CPU.
+ */
+#define pr_fmt(fmt) "tagstash: " fmt
+
+#include <linux/bitmap.h>
+#include <linux/hash.h>
+#include <linux/hugetlb.h>
+#include <linux/mm.h>
+#include <linux/nodemask.h>
+#include <linux/percpu.h>
+#include <linux/printk.h>
+#include <linux/sched.h>
+#include <linux/spinlock.h>
+#include <linux/version.h>
+#include <linux/vmalloc.h>
+#include <asm/arch_timer.h>
+#include <asm/mte.h>
+
+#include "core.h"
+#include "trace.h"
+
+/* Pages of the kernel's that are dealt with under one lock: neighbours, whose tags share a block. */
+#define RUN_SHIFT	5
+#define RUN_PAGES	(1UL << RUN_SHIFT)
+#define LOCK_SHIFT	6
+
+/* Pages of 4 KiB in one of the kernel's. */
+#define PARTS(pages)	((u64)(pages) << (PAGE_SHIFT - TAGSTASH_PAGE_SHIFT))
+
+static raw_spinlock_t locks[1 << LOCK_SHIFT];
+static unsigned long *claimed;
+static unsigned long first_pfn, end_pfn;
+
+static DEFINE_PER_CPU(struct tagstash_counters, counters);
+
+static raw_spinlock_t *lock_of(unsigned long pfn)
+{
+	return &locks[hash_long(pfn >> RUN_SHIFT, LOCK_SHIFT)];
+}
+
+static u64 ticks_now(void)
+{
+	isb();
+	return read_sysreg(cntvct_el0);
+}
+
+/* The end of the run that begins at a page: a lock's boundary, or the end of what was asked for. */
+static unsigned long run_end(unsigned long pfn, unsigned long end)
+{
+	return min(end, (pfn | (RUN_PAGES - 1)) + 1);
+}
+
+/* Cuts a range down to what the bitmap has. Memory that was added after boot is not the shim's to lend. */
+static bool clip(unsigned long *pfn, unsigned long *end)
+{
+	if (*pfn >= first_pfn && *end <= end_pfn)
+		return true;
+	this_cpu_add(counters.foreign, *end - *pfn);
+	*pfn = max(*pfn, first_pfn);
+	*end = min(*end, end_pfn);
+	return *pfn < *end;
+}
+
+/* Claims a run under its lock; returns the pages of 4 KiB that were newly claimed. */
+static u64 claim_run(unsigned long pfn, unsigned long pages)
+{
+	struct arm_smccc_res res;
+	unsigned long flags;
+	phys_addr_t address = PFN_PHYS(pfn);
+	u64 left = PARTS(pages), taken = 0, before, took;
+	bool clear;
+
+	raw_spin_lock_irqsave(lock_of(pfn), flags);
+	clear = find_next_zero_bit(claimed, pfn + pages - first_pfn, pfn - first_pfn) <
+		pfn + pages - first_pfn;
+	if (clear) {
+		before = ticks_now();
+		while (left && !tagstash_reclaim(address, left, &res)) {
+			taken += res.a2;
+			left -= res.a1;
+			address += res.a1 << TAGSTASH_PAGE_SHIFT;
+		}
+		took = ticks_now() - before;
+		/* The only error that there is: it is not guest RAM, and nobody's to lend. */
+		if (left)
+			this_cpu_add(counters.foreign, pages);
+		else
+			bitmap_set(claimed, pfn - first_pfn, pages);
+		/* Of a single page, so that it says something about the shim and not about the range. */
+		if (pages == 1 && took > this_cpu_read(counters.worst))
+			this_cpu_write(counters.worst, took);
+	}
+	raw_spin_unlock_irqrestore(lock_of(pfn), flags);
+	if (clear)
+		trace_tagstash_claim(pfn, pages, taken, took);
+	return taken;
+}
+
+/**
+ * tagstash_claim_pages() - claims pages whose tags are about to be used
+ * @pfn: page frame number of the first
+ * @pages: how many
+ *
+ * In any context. The caller holds the pages. When it returns, their tags may be stored.
+ */
+void tagstash_claim_pages(unsigned long pfn, unsigned long pages)
+{
+	unsigned long end = pfn + pages, next;
+
+	if (!clip(&pfn, &end))
+		return;
+	for (; pfn < end; pfn = next) {
+		next = run_end(pfn, end);
+		if (find_next_zero_bit(claimed, next - first_pfn, pfn - first_pfn) >= next - first_pfn) {
+			this_cpu_add(counters.held, next - pfn);
+			continue;
+		}
+		this_cpu_add(counters.claims, claim_run(pfn, next - pfn));
+	}
+	/* The bits were read before the tags are stored, and set after the claims were complete. */
+	smp_mb();
+}
+
+/**
+ * tagstash_release_pages() - gives back the claims of pages that are being freed
+ * @pfn: page frame number of the first
+ * @pages: how many
+ *
+ * In any context. Pages without a claim, which is most, cost a look at their bits.
+ */
+void tagstash_release_pages(unsigned long pfn, unsigned long pages)
+{
+	unsigned long end = pfn + pages, flags, next;
+	struct arm_smccc_res res;
+	long status;
+
+	if (pfn < first_pfn || end > end_pfn) {
+		pfn = max(pfn, first_pfn);
+		end = min(end, end_pfn);
+	}
+	while (pfn < end) {
+		pfn = find_next_bit(claimed, end - first_pfn, pfn - first_pfn) + first_pfn;
+		if (pfn >= end)
+			return;
+		raw_spin_lock_irqsave(lock_of(pfn), flags);
+		/* Only what has a claim: a page without one would be refused, and counted. */
+		next = find_next_zero_bit(claimed, run_end(pfn, end) - first_pfn, pfn - first_pfn) + first_pfn;
+		status = tagstash_release(PFN_PHYS(pfn), PARTS(next - pfn), &res);
+		bitmap_clear(claimed, pfn - first_pfn, next - pfn);
+		raw_spin_unlock_irqrestore(lock_of(pfn), flags);
+		this_cpu_add(counters.releases, res.a2);
+		if (status)
+			this_cpu_add(counters.refused, PARTS(next - pfn) - res.a2);
+		trace_tagstash_release(pfn, next - pfn, res.a2);
+		pfn = next;
+	}
+}
+
+static unsigned long flags_of(struct page *page)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 18, 0)
+	return READ_ONCE(page->flags.f);
+#else
+	return READ_ONCE(page->flags);
+#endif
+}
+
+/* Whether the page's tags are in use, or about to be. */
+static bool is_tagged(struct page *page)
+{
+	unsigned long flags = flags_of(page);
+
+	/* Of memory that has no page, debugging kernels fill the descriptor with ones. */
+	if (flags == ~0UL)
+		return false;
+#ifdef PG_mte_lock
+	if (flags & BIT(PG_mte_lock))
+		return true;
+#endif
+	return flags & BIT(PG_mte_tagged);
+}
+
+/* Calls a function for each run of tagged pages: a page, or all of a hugetlb folio, which is marked on its first page. */
+static void for_each_tagged(void (*call)(unsigned long pfn, unsigned long pages, void *data), void *data)
+{
+	unsigned long pfn;
+	struct page *page;
+
+	for (pfn = first_pfn; pfn < end_pfn; pfn++) {
+		if (pfn % 4096 == 0)
+			cond_resched();
+		if (!pfn_valid(pfn))
+			continue;
+		page = pfn_to_page(pfn);
+		if (is_tagged(page))
+			call(pfn, PageHead(page) && PageHuge(page) ? compound_nr(page) : 1, data);
+	}
+	/* The tags of the page of zeros are cleared at boot, and not all kernels mark it. Programs may read them. */
+	call(page_to_pfn(ZERO_PAGE(0)), 1, data);
+}
+
+static void claim_walked(unsigned long pfn, unsigned long pages, void *data)
+{
+	unsigned long end = pfn + pages, next;
+
+	for (; pfn < end && clip(&pfn, &end); pfn = next) {
+		next = run_end(pfn, end);
+		this_cpu_add(counters.walked, claim_run(pfn, next - pfn));
+	}
+}
+
+/**
+ * tagstash_claim_tagged() - claims all pages whose tags are in use already
+ *
+ * With the hooks in place, after every CPU and task has passed them. May sleep.
+ */
+void tagstash_claim_tagged(void)
+{
+	for_each_tagged(claim_walked, NULL);
+}
+
+/**
+ * tagstash_forget_claims() - forgets all claims, which the shim has voided
+ *
+ * Without hooks in place.
+ */
+void tagstash_forget_claims(void)
+{
+	if (claimed)
+		bitmap_zero(claimed, end_pfn - first_pfn);
+}
+
+static bool is_missing(unsigned long pfn)
+{
+	struct arm_smccc_res res;
+
+	return !tagstash_query(PFN_PHYS(pfn), &res) &&
+	       (res.a1 & (TAGSTASH_QUERY_HAS_STORAGE | TAGSTASH_QUERY_CLAIMED)) == TAGSTASH_QUERY_HAS_STORAGE;
+}
+
+static void audit_page(unsigned long pfn, unsigned long pages, void *data)
+{
+	struct tagstash_audit *audit = data;
+	unsigned int looks;
+
+	audit->tagged += pages;
+	for (; pages; pfn++, pages--) {
+		/*
+		 * Where the mark comes before the hook, or the page has just been freed, another look finds it
+		 * right: nobody stays between the two for long, as page-table locks are held there.
+		 */
+		for (looks = 0; looks < 100 && is_missing(pfn) && is_tagged(pfn_to_page(pfn)); looks++)
+			cond_resched();
+		if (looks < 100)
+			continue;
+		if (!audit->missing++)
+			audit->first = pfn;
+	}
+}
+
+/**
+ * tagstash_audit_claims() - looks whether each tagged page has a claim
+ * @audit: set to what was found
+ *
+ * Asks the shim about each, rather than the bitmap. May sleep.
+ */
+void tagstash_audit_claims(struct tagstash_audit *audit)
+{
+	memset(audit, 0, sizeof(*audit));
+	if (!claimed)
+		return;
+	for_each_tagged(audit_page, audit);
+	audit->claimed = bitmap_weight(claimed, end_pfn - first_pfn);
+}
+
+/**
+ * tagstash_read_counters() - adds up the counters of all CPUs
+ * @sum: set to the sums, and the largest of the worst
+ */
+void tagstash_read_counters(struct tagstash_counters *sum)
+{
+	unsigned int cpu;
+
+	memset(sum, 0, sizeof(*sum));
+	for_each_possible_cpu(cpu) {
+		struct tagstash_counters *one = per_cpu_ptr(&counters, cpu);
+
+		sum->claims += READ_ONCE(one->claims);
+		sum->held += READ_ONCE(one->held);
+		sum->walked += READ_ONCE(one->walked);
+		sum->releases += READ_ONCE(one->releases);
+		sum->refused += READ_ONCE(one->refused);
+		sum->foreign += READ_ONCE(one->foreign);
+		sum->worst = max(sum->worst, READ_ONCE(one->worst));
+	}
+}
+
+/**
+ * tagstash_clear_worst() - begins a new search for the worst claim
+ */
+void tagstash_clear_worst(void)
+{
+	unsigned int cpu;
+
+	for_each_possible_cpu(cpu)
+		WRITE_ONCE(per_cpu_ptr(&counters, cpu)->worst, 0);
+}
+
+/**
+ * tagstash_claims_init() - makes the bitmap, over all memory that there is at load
+ *
+ * Return: 0 or -ENOMEM
+ */
+int tagstash_claims_init(void)
+{
+	unsigned int i;
+	int node;
+
+	for (i = 0; i < ARRAY_SIZE(locks); i++)
+		raw_spin_lock_init(&locks[i]);
+	if (!tagstash_uses_tags())
+		return 0;
+	first_pfn = ULONG_MAX;
+	for_each_online_node(node) {
+		first_pfn = min(first_pfn, NODE_DATA(node)->node_start_pfn);
+		end_pfn = max(end_pfn, NODE_DATA(node)->node_start_pfn + NODE_DATA(node)->node_spanned_pages);
+	}
+	/* So that no run straddles two words, or the beginning. */
+	first_pfn = round_down(first_pfn, RUN_PAGES);
+	claimed = vzalloc(BITS_TO_LONGS(end_pfn - first_pfn) * sizeof(long));
+	return claimed ? 0 : -ENOMEM;
+}
+
+/**
+ * tagstash_claims_exit() - frees the bitmap
+ */
+void tagstash_claims_exit(void)
+{
+	vfree(claimed);
+	claimed = NULL;
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Searches the text of the kernel and of its modules for instructions that store tags.
+ *
+ * The hooks are worth something only if no other place stores tags. That is not believed but looked up: every
+ * instruction is decoded, and a tag store in a function without a hook forbids activation. Modules that are loaded later
+ * are searched before they run.
+ *
+ * Words between functions (literals, tables) are decoded too. One that looks like a tag store forbids activation as well:
+ * a false alarm costs the stash, a missed store somebody's data.
+ */
+#define pr_fmt(fmt) "tagstash: " fmt
+
+#include <linux/kallsyms.h>
+#include <linux/kprobes.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/printk.h>
+#include <linux/sched.h>
+#include <linux/string.h>
+#include <linux/version.h>
+
+#include "core.h"
+
+static unsigned long (*lookup_name)(const char *name);
+
+/* The first tag store without a hook, empty if there is none. */
+static char culprit[TAGSTASH_SYMBOL_SIZE];
+static DEFINE_MUTEX(culprit_lock);
+
+/**
+ * stores_tags() - decodes an instruction
+ * @insn: the instruction
+ *
+ * By the Arm ARM (DDI 0487), C4.1: "Load/store memory tags", "Load/store register pair", "Memory Copy and Memory Set",
+ * and SYS with the operations of DC. Operations that only clean or invalidate tags store none.
+ *
+ * Return: whether it may change tags in memory
+ */
+static bool stores_tags(u32 insn)
+{
+	/* STG, ST2G, STZG, STZ2G, STGM, STZGM. Bits 11:10 are 0 for the four without an offset, of which LDG and LDGM load. */
+	if ((insn & 0xff200000) == 0xd9200000)
+		return (insn & 0x00400c00) != 0x00400000;
+	/* STGP. With neither index nor offset, bits 24:23 are 0, which is not allocated. */
+	if ((insn & 0xfe400000) == 0x68000000)
+		return insn & 0x01800000;
+	/* SETGP, SETGM, SETGE and their variants (FEAT_MOPS). */
+	if ((insn & 0xffe00c00) == 0x1dc00400)
+		return true;
+	/* DC GVA, DC GZVA, and the two of FEAT_MTETC. */
+	switch (insn & ~0x1f) {
+	case 0xd50b7460:
+	case 0xd50b7480:
+	case 0xd50b74a0:
+	case 0xd50b74e0:
+		return true;
+	}
+	return false;
+}
+
+/* Tells whether a place is in a function that has a hook. Names it, if not. */
+static bool is_hooked(unsigned long address, char *name)
+{
+	unsigned long offset;
+	char *plus;
+
+	sprint_symbol(name, address);
+	plus = strchr(name, '+');
+	/* Without an offset the address belongs to no function that has a name. */
+	if (!plus || sscanf(plus, "+0x%lx/", &offset) != 1)
+		return false;
+	return tagstash_hooks_cover(address - offset);
+}
+
+/* Searches a piece of text, and notes the first tag store without a hook. */
+static void search(unsigned long start, unsigned long end)
+{
+	/* sprint_symbol() writes this much at most. */
+	char name[KSYM_SYMBOL_LEN];
+	const u32 *insn;
+	unsigned long n = 0;
+
+	for (insn = (const u32 *)start; insn < (const u32 *)end; insn++) {
+		if (++n % 65536 == 0)
+			cond_resched();
+		if (!stores_tags(le32_to_cpu(*(const __le32 *)insn)) || is_hooked((unsigned long)insn, name))
+			continue;
+		mutex_lock(&culprit_lock);
+		if (!culprit[0])
+			strscpy(culprit, name, sizeof(culprit));
+		mutex_unlock(&culprit_lock);
+		pr_warn("%s stores tags, and there is no hook for it\n", name);
+		return;
+	}
+}
+
+static void search_module(struct module *module)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
+	static const enum mod_mem_type types[] = { MOD_TEXT, MOD_INIT_TEXT };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(types); i++) {
+		struct module_memory *memory = &module->mem[types[i]];
+
+		if (memory->base)
+			search((unsigned long)memory->base, (unsigned long)memory->base + memory->size);
+	}
+#else
+	search((unsigned long)module->core_layout.base,
+	       (unsigned long)module->core_layout.base + module->core_layout.text_size);
+	if (module->init_layout.base)
+		search((unsigned long)module->init_layout.base,
+		       (unsigned long)module->init_layout.base + module->init_layout.text_size);
+#endif
+}
+
+/*
+ * Searches the modules that are there. One at a time is held, so that its text and its place in the list stay while it is
+ * searched; what is being removed runs no longer than its exit function, and is left out.
+ */
+static int search_modules(void)
+{
+	struct list_head *modules = (struct list_head *)tagstash_find_symbol("modules");
+	struct module *module, *next;
+
+	if (!modules)
+		return -ENOENT;
+	module = NULL;
+	for (;;) {
+		rcu_read_lock();
+		next = list_entry_rcu((module ? &module->list : modules)->next, struct module, list);
+		while (&next->list != modules &&
+		       (next->state == MODULE_STATE_UNFORMED || !try_module_get(next)))
+			next = list_entry_rcu(next->list.next, struct module, list);
+		rcu_read_unlock();
+		if (module)
+			module_put(module);
+		if (&next->list == modules)
+			return 0;
+		module = next;
+		search_module(module);
+	}
+}
+
+/* A module is about to run: its init function has not been called yet. */
+static int on_module(struct notifier_block *block, unsigned long state, void *data)
+{
+	struct module *module = data;
+	char who[TAGSTASH_SYMBOL_SIZE];
+	char why[TAGSTASH_SYMBOL_SIZE + 64];
+
+	if (state != MODULE_STATE_COMING || module == THIS_MODULE)
+		return NOTIFY_DONE;
+	search_module(module);
+	if (tagstash_is_active() && !tagstash_text_clean(who, sizeof(who))) {
+		snprintf(why, sizeof(why), "%s, just loaded, stores tags, and there is no hook for it", who);
+		tagstash_go_dormant(why);
+	}
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block module_notifier = { .notifier_call = on_module };
+
+/* The kernel exports no function that finds symbols, but a kprobe finds the one that does. */
+static int find_lookup(void)
+{
+	struct kprobe probe = { .symbol_name = "kallsyms_lookup_name" };
+	int error = register_kprobe(&probe);
+
+	if (error) {
+		pr_err("kallsyms_lookup_name is not to be found (error %d): the kernel needs CONFIG_KPROBES and CONFIG_KALLSYMS_ALL\n",
+		       error);
+		return error;
+	}
+	lookup_name = (void *)probe.addr;
+	unregister_kprobe(&probe);
+	return 0;
+}
+
+/**
+ * tagstash_find_symbol() - finds a symbol of the kernel, exported or not
+ * @name: its name
+ *
+ * Return: its address, 0 if the kernel has none of that name
+ */
+unsigned long tagstash_find_symbol(const char *name)
+{
+	return lookup_name(name);
+}
+
+/**
+ * tagstash_text_clean() - tells whether every tag store has a hook
+ * @who: set to the function that has none
+ * @size: how large @who is
+ *
+ * Return: whether no store without a hook has been found
+ */
+bool tagstash_text_clean(char *who, size_t size)
+{
+	bool clean;
+
+	mutex_lock(&culprit_lock);
+	clean = !culprit[0];
+	strscpy(who, culprit, size);
+	mutex_unlock(&culprit_lock);
+	return clean;
+}
+
+/**
+ * tagstash_text_init() - searches all text, and from now on that of modules as they come
+ *
+ * That a store was found is no error here: tagstash_text_clean() tells.
+ *
+ * Return: 0 or an error
+ */
+int tagstash_text_init(void)
+{
+	unsigned long start, end;
+	int error = find_lookup();
+
+	if (error)
+		return error;
+	if (!tagstash_uses_tags())
+		return 0;
+	start = tagstash_find_symbol("_stext");
+	end = tagstash_find_symbol("_etext");
+	if (!start || !end) {
+		pr_err("the kernel's text is not to be found: it needs CONFIG_KALLSYMS_ALL\n");
+		return -ENOENT;
+	}
+	/* First the notifier, then those that are there: none comes in between. */
+	error = register_module_notifier(&module_notifier);
+	if (error)
+		return error;
+	search(start, end);
+	error = search_modules();
+	if (error) {
+		pr_err("the list of modules is not to be found: the kernel needs CONFIG_KALLSYMS_ALL\n");
+		unregister_module_notifier(&module_notifier);
+	}
+	return error;
+}
+
+/**
+ * tagstash_text_exit() - stops looking at modules
+ */
+void tagstash_text_exit(void)
+{
+	if (tagstash_uses_tags())
+		unregister_module_notifier(&module_notifier);
+}
