@@ -43,9 +43,6 @@ static bool verification;
 /* Why it is dormant. */
 static char reason[WHY_SIZE] = "it has not been asked to be active";
 
-/* The client that does not register itself, while it is held. */
-static struct tagstash_client *cleancache;
-
 /**
  * tagstash_uses_tags() - tells whether this kernel uses tags at all
  *
@@ -154,32 +151,6 @@ void tagstash_unregister_client(struct tagstash_client *client)
 	mutex_unlock(&state_lock);
 }
 EXPORT_SYMBOL_GPL(tagstash_unregister_client);
-
-/* Looks for the client that does not depend on this module. */
-static void find_cleancache(void)
-{
-	struct tagstash_client *found;
-
-	if (READ_ONCE(cleancache))
-		return;
-	found = symbol_get(tagstash_cleancache_client);
-	if (!found)
-		return;
-	if (cmpxchg(&cleancache, NULL, found) || tagstash_register_client(found)) {
-		symbol_put(tagstash_cleancache_client);
-		return;
-	}
-}
-
-/* A module has become live, whose symbols can be had now. */
-static int on_live(struct notifier_block *block, unsigned long state, void *data)
-{
-	if (state == MODULE_STATE_LIVE)
-		find_cleancache();
-	return NOTIFY_DONE;
-}
-
-static struct notifier_block live_notifier = { .notifier_call = on_live };
 
 /* ---- dormant and active ---- */
 
@@ -369,15 +340,12 @@ void tagstash_clients_show(struct seq_file *file)
 }
 
 /**
- * tagstash_activation_init() - begins dormant, whatever was before, and looks for clients
+ * tagstash_activation_init() - begins dormant, whatever was before
  * @verify: whether every activation is to verify
- *
- * Return: 0 or an error
  */
-int tagstash_activation_init(bool verify)
+void tagstash_activation_init(bool verify)
 {
 	struct arm_smccc_res res;
-	int error;
 
 	verification = verify;
 	tagstash_state(&res);
@@ -385,23 +353,19 @@ int tagstash_activation_init(bool verify)
 		pr_info("the kernel before this one left storage lent: taking it back\n");
 		take_all_back_slowly();
 	}
-	/* First the notifier, then the look: the client is found whenever it comes. */
-	error = register_module_notifier(&live_notifier);
-	if (error)
-		return error;
-	find_cleancache();
-	return 0;
 }
 
 /**
- * tagstash_activation_exit() - lets go of the clients; dormant already
+ * tagstash_activation_exit() - lets go of the clients that are still there; dormant already
+ *
+ * They depend on this module in no way, and register again when it comes back.
  */
 void tagstash_activation_exit(void)
 {
-	unregister_module_notifier(&live_notifier);
-	if (cleancache) {
-		tagstash_unregister_client(cleancache);
-		symbol_put(tagstash_cleancache_client);
-		cleancache = NULL;
-	}
+	struct tagstash_client *client, *next;
+
+	mutex_lock(&state_lock);
+	list_for_each_entry_safe(client, next, &clients, list)
+		list_del(&client->list);
+	mutex_unlock(&state_lock);
 }

@@ -96,7 +96,7 @@ void tagstash_clear_worst(void);
 /* activation.c: dormant and active. */
 
 bool tagstash_uses_tags(void);
-int tagstash_activation_init(bool verify);
+void tagstash_activation_init(bool verify);
 void tagstash_activation_exit(void);
 int tagstash_go_active(void);
 void tagstash_go_dormant(const char *why);

@@ -47,9 +47,7 @@ static int __init tagstash_init(void)
 	if (error)
 		goto no_text;
 	tagstash_watchdog_init(watchdog_ms);
-	error = tagstash_activation_init(verify);
-	if (error)
-		goto no_activation;
+	tagstash_activation_init(verify);
 	error = tagstash_handover_init();
 	if (error)
 		goto no_handover;
@@ -62,8 +60,6 @@ static int __init tagstash_init(void)
 	return 0;
 
 no_handover:
-	tagstash_activation_exit();
-no_activation:
 	tagstash_text_exit();
 no_text:
 	tagstash_claims_exit();

@@ -32,10 +32,10 @@ struct tagstash_client {
 };
 
 /*
- * A client that must not depend on the core, because it stays when the core is unloaded, does not call the next two
- * functions. It exports its client by this name, and the core finds it, whichever is loaded first.
+ * A client that must not depend on the core, because it stays when the core is unloaded, finds these two by symbol_get(),
+ * at its own load and whenever module tagstash becomes live (a module notifier), registers, and puts the symbol back: the
+ * core stays unloadable. As it is unloaded it stops its clients and forgets them.
  */
-extern struct tagstash_client tagstash_cleancache_client;
 
 /**
  * tagstash_register_client() - makes a client known
