@@ -1,23 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Dormant and active: the order in which the storage is lent and taken back, and the clients that use it in between.
+ * Dormant and active: the order in which the storage is lent and taken back, and the clients that
+ * use it in between.
  *
  * To active:
  *   1. all text is searched: there is no tag store without a hook (text.c, at load);
  *   2. the hooks are placed;
- *   3. every task passes a quiescent point, so that none is left inside a function that it entered before its hook was
- *      there;
- *   4. every page with tags in use is claimed. Who begins to use tags from now on goes through a hook. Who began before
- *      has either set the kernel's mark before (2), which the walk sees, or has returned in (3), with the mark set;
- *   5. ACTIVATE to the end; 6. the clients start.
+ *   3. every task passes a quiescent point, so that none is left inside a function that it entered
+ *      before its hook was there;
+ *   4. every page with tags in use is claimed. Who begins to use tags from now on goes through a
+ *      hook. Who began before has set the kernel's mark, if not before (2) then by the end of (3),
+ *      and the walk sees it;
+ *   5. ACTIVATE to the end;
+ *   6. the clients start.
  *
  * To dormant:
  *   1. the clients stop: nothing is put any more;
- *   2. DEACTIVATE to the end. The hooks stay until then: while any storage is lent, a store without a claim would hit
- *      lines of cached pages that are not written back yet;
- *   3. the hooks are removed, and DEACTIVATE runs once more, for claims that a hook made behind the first run.
+ *   2. DEACTIVATE to the end. The hooks stay until then: while any storage is lent, a store without
+ *      a claim would hit lines of cached pages that are not written back yet;
+ *   3. the hooks are removed, and DEACTIVATE runs once more, for claims that a hook made behind the
+ *      first run.
  *
- * Where this kernel uses no tags (CPU, kernel or command line without MTE; tagstash.mte=hide), there is nothing to hook.
+ * Where this kernel uses no tags (CPU, kernel or command line without MTE; tagstash.mte=hide),
+ * there is nothing to hook.
  */
 #define pr_fmt(fmt) "tagstash: " fmt
 
@@ -103,6 +108,18 @@ static void take_all_back_slowly(void)
 	} while (res.a1 != res.a2);
 }
 
+/* Takes the storage back with the hooks in place, then removes them. */
+static void take_back(void)
+{
+	tagstash_void_claims();
+	take_all_back_slowly();
+	if (tagstash_uses_tags()) {
+		tagstash_hooks_remove();
+		take_all_back_slowly();
+	}
+	tagstash_forget_claims();
+}
+
 /* ---- the clients ---- */
 
 static void start_client(struct tagstash_client *client)
@@ -160,7 +177,8 @@ static int hook_and_claim(void)
 	int error;
 
 	if (!tagstash_text_clean(why, sizeof(why))) {
-		snprintf(reason, sizeof(reason), "%s stores tags, and there is no hook for it", why);
+		snprintf(reason, sizeof(reason), "%s stores tags, and there is no hook for it",
+			 why);
 		return -EOPNOTSUPP;
 	}
 	error = tagstash_hooks_place();
@@ -169,8 +187,9 @@ static int hook_and_claim(void)
 		return error;
 	}
 	/*
-	 * Without preemption, no task leaves the CPU inside those functions but where it faults on user memory, with
-	 * the page marked; a grace period is enough, and that is what this call means there.
+	 * Without preemption, no task leaves the CPU inside those functions but where it faults on
+	 * user memory, with the page marked; a grace period is enough, and that is what this call
+	 * means there.
 	 */
 	synchronize_rcu_tasks();
 	tagstash_claim_tagged();
@@ -203,15 +222,13 @@ int tagstash_go_active(void)
 	error = lend_all();
 	if (error) {
 		snprintf(reason, sizeof(reason), "the shim refused ACTIVATE");
-		take_all_back_slowly();
-		tagstash_hooks_remove();
-		take_all_back_slowly();
-		tagstash_forget_claims();
+		take_back();
 		goto failed;
 	}
 	active = true;
 	reason[0] = '\0';
-	pr_info("active%s: idle tag storage is lent to the stash\n", verification ? ", with verification" : "");
+	pr_info("active%s: idle tag storage is lent to the stash\n",
+		verification ? ", with verification" : "");
 	list_for_each_entry(client, &clients, list)
 		start_client(client);
 	if (tagstash_uses_tags())
@@ -233,12 +250,7 @@ static void go_dormant(const char *why)
 	tagstash_watchdog_stop();
 	list_for_each_entry_reverse(client, &clients, list)
 		stop_client(client);
-	take_all_back_slowly();
-	if (tagstash_uses_tags()) {
-		tagstash_hooks_remove();
-		take_all_back_slowly();
-		tagstash_forget_claims();
-	}
+	take_back();
 	active = false;
 	strscpy(reason, why, sizeof(reason));
 	pr_info("dormant: %s\n", why);
@@ -313,7 +325,8 @@ void tagstash_state_show(struct seq_file *file)
 	tagstash_state(&res);
 	seq_printf(file, "verification: %s\n", res.a1 & TAGSTASH_STATE_VERIFY ? "on" : "off");
 	seq_printf(file, "blocks: %lu\nframes: %lu\n", res.a2, res.a3);
-	seq_printf(file, "tags: %s\n", tagstash_uses_tags() ? "used by this kernel" : "not used by this kernel");
+	seq_printf(file, "tags: %s\n", tagstash_uses_tags() ? "used by this kernel" :
+		   "not used by this kernel");
 	if (tagstash_uses_tags()) {
 		seq_puts(file, "hooks:\n");
 		tagstash_hooks_show(file);

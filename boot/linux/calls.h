@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The hypercalls of the Tagstash shim, one function for each, as docs/abi.md (version 1.1) describes them.
+ * The hypercalls of the Tagstash shim, one function for each, as docs/abi.md (version 1.1)
+ * describes them.
  *
- * All of them may be called at any time, on any CPU, with any interrupt mask and under any lock: none sleeps and none
- * waits for the guest. They are legal only after the shim has been found: elsewhere an HVC may be undefined.
- * tagstash_client::start() says when that is.
+ * All of them may be called at any time, on any CPU, with any interrupt mask and under any lock:
+ * none sleeps and none waits for the guest. They are legal only after the shim has been found:
+ * elsewhere an HVC may be undefined. tagstash_client::start() says when that is.
  *
- * A status is 0 or one of the negative TAGSTASH_* errors, which are not errno values. Where a call has results, they
- * are a1-a3 of the result, as x1-x3 of the ABI.
+ * A status is 0 or one of the negative TAGSTASH_* errors, which are not errno values. Where a call
+ * has results, they are a1-a3 of the result, as x1-x3 of the ABI.
  */
 #ifndef TAGSTASH_CALLS_H
 #define TAGSTASH_CALLS_H
@@ -117,7 +118,7 @@ enum tagstash_status {
 
 /* The shim's page, whatever the kernel's is: the unit of RECLAIM and RELEASE. */
 #define TAGSTASH_PAGE_SHIFT		12
-#define TAGSTASH_PAGE_SIZE		(1UL << TAGSTASH_PAGE_SHIFT)
+#define TAGSTASH_PAGE_SIZE		BIT(TAGSTASH_PAGE_SHIFT)
 
 /**
  * struct tagstash_key - names a page, or the first of a run
@@ -190,7 +191,8 @@ static inline long tagstash_statistic(unsigned int statistic, u64 *value)
  *
  * Return: status
  */
-static inline long tagstash_census(unsigned int region, u64 first, u64 frames, struct arm_smccc_res *res)
+static inline long tagstash_census(unsigned int region, u64 first, u64 frames,
+				   struct arm_smccc_res *res)
 {
 	arm_smccc_1_1_hvc(TAGSTASH_FN_CENSUS, (u64)region, first, frames, res);
 	return res->a0;
@@ -250,12 +252,14 @@ static inline long tagstash_pool_create(unsigned int page_shift, u64 *pool)
  *
  * Return: status
  */
-static inline long tagstash_pool_create_shared(unsigned int page_shift, const u64 uuid[2], u64 *pool)
+static inline long tagstash_pool_create_shared(unsigned int page_shift, const u64 uuid[2],
+					       u64 *pool)
 {
 	struct arm_smccc_res res;
 
 	do {
-		arm_smccc_1_1_hvc(TAGSTASH_FN_POOL_CREATE, (u64)page_shift | TAGSTASH_POOL_SHARED, uuid[0], uuid[1], &res);
+		arm_smccc_1_1_hvc(TAGSTASH_FN_POOL_CREATE, (u64)page_shift | TAGSTASH_POOL_SHARED,
+				  uuid[0], uuid[1], &res);
 	} while ((long)res.a0 == TAGSTASH_BUSY);
 	*pool = res.a1;
 	return res.a0;
@@ -286,9 +290,11 @@ static inline long tagstash_pool_destroy(u64 pool)
  *
  * Return: status
  */
-static inline long tagstash_put(const struct tagstash_key *key, phys_addr_t address, unsigned int pages, struct arm_smccc_res *res)
+static inline long tagstash_put(const struct tagstash_key *key, phys_addr_t address,
+				unsigned int pages, struct arm_smccc_res *res)
 {
-	arm_smccc_1_1_hvc(TAGSTASH_FN_PUT, key->pool, key->object[0], key->object[1], key->object[2], key->index, (u64)address,
+	arm_smccc_1_1_hvc(TAGSTASH_FN_PUT, key->pool, key->object[0], key->object[1],
+			  key->object[2], key->index, (u64)address,
 			  (u64)pages, res);
 	return res->a0;
 }
@@ -304,9 +310,11 @@ static inline long tagstash_put(const struct tagstash_key *key, phys_addr_t addr
  *
  * Return: status
  */
-static inline long tagstash_get(const struct tagstash_key *key, phys_addr_t address, unsigned int pages, struct arm_smccc_res *res)
+static inline long tagstash_get(const struct tagstash_key *key, phys_addr_t address,
+				unsigned int pages, struct arm_smccc_res *res)
 {
-	arm_smccc_1_1_hvc(TAGSTASH_FN_GET, key->pool, key->object[0], key->object[1], key->object[2], key->index, (u64)address,
+	arm_smccc_1_1_hvc(TAGSTASH_FN_GET, key->pool, key->object[0], key->object[1],
+			  key->object[2], key->index, (u64)address,
 			  (u64)pages, res);
 	return res->a0;
 }
@@ -319,9 +327,11 @@ static inline long tagstash_get(const struct tagstash_key *key, phys_addr_t addr
  *
  * Return: status
  */
-static inline long tagstash_flush_page(const struct tagstash_key *key, u64 pages, struct arm_smccc_res *res)
+static inline long tagstash_flush_page(const struct tagstash_key *key, u64 pages,
+				       struct arm_smccc_res *res)
 {
-	arm_smccc_1_1_hvc(TAGSTASH_FN_FLUSH_PAGE, key->pool, key->object[0], key->object[1], key->object[2], key->index, 0UL,
+	arm_smccc_1_1_hvc(TAGSTASH_FN_FLUSH_PAGE, key->pool, key->object[0], key->object[1],
+			  key->object[2], key->index, 0UL,
 			  pages, res);
 	return res->a0;
 }

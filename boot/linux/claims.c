@@ -2,23 +2,26 @@
 /*
  * Which pages hold a claim on their tag storage.
  *
- * The kernel's own mark (PG_mte_tagged) does not do for releases: hugetlb clears it before the page is freed, and on some
- * kernels it is set before the tags are in use. So there is a bitmap of our own, a bit for each page of the kernel's. Two
- * things hold of it while the stash is active:
+ * The kernel's own mark (PG_mte_tagged) does not do for releases: hugetlb clears it before the page
+ * is freed, and on some kernels it is set before the tags are in use. So there is a bitmap of our
+ * own, a bit for each page of the kernel's. Two things hold of it while the stash is active:
  *
  *   (1) a bit that is set means that the page is claimed;
  *   (2) a page whose tags are in use has its bit set.
  *
- * Both changes of a bit, claim and release, are made together with their hypercall under a lock, so no order of them on
- * two CPUs leaves a bit set for a page that is not claimed. A set bit may be believed without the lock: whoever asks is
- * about to store tags of a page that it holds, and such a page is not freed meanwhile, so its bit is not cleared.
+ * Both changes of a bit, claim and release, are made together with their hypercall under a lock, so
+ * no order of them on two CPUs leaves a bit set for a page that is not claimed. A set bit may be
+ * believed without the lock: whoever asks is about to store tags of a page that it holds, and such
+ * a page is not freed meanwhile, so its bit is not cleared.
  *
- * The walk over all pages holds no page. It may find one tagged that is freed before it claims it; then the page has a
- * claim that it does not need, until it is freed the next time. That is the harmless direction. The other one cannot be:
- * release happens only where a page is being freed, and a page that is being freed has no tags in use.
+ * The walk over all pages holds no page. It may find one tagged that is freed before it claims it;
+ * then the page has a claim that it does not need, until it is freed the next time. That is the
+ * harmless direction. The other one cannot be: release happens only where a page is being freed,
+ * and a page that is being freed has no tags in use.
  *
- * The locks are raw and taken with interrupts off. Nothing is called under them but the hypervisor, and inline functions:
- * no probe and no tracepoint is met there, so a handler that takes one cannot interrupt its holder on the same CPU.
+ * The locks are raw and taken with interrupts off. Nothing is called under them but the hypervisor,
+ * and inline functions: no probe and no tracepoint is met there, so a handler that takes one cannot
+ * interrupt its holder on the same CPU.
  */
 #define pr_fmt(fmt) "tagstash: " fmt
 
@@ -39,9 +42,11 @@
 #include "core.h"
 #include "trace.h"
 
-/* Pages of the kernel's that are dealt with under one lock: neighbours, whose tags share a block. */
+/*
+ * Pages of the kernel's that are dealt with under one lock: neighbours, whose tags share a block.
+ */
 #define RUN_SHIFT	5
-#define RUN_PAGES	(1UL << RUN_SHIFT)
+#define RUN_PAGES	BIT(RUN_SHIFT)
 #define LOCK_SHIFT	6
 
 /* Pages of 4 KiB in one of the kernel's. */
@@ -50,6 +55,9 @@
 static raw_spinlock_t locks[1 << LOCK_SHIFT];
 static unsigned long *claimed;
 static unsigned long first_pfn, end_pfn;
+
+/* While the shim voids all claims, a release of one that it has come to already is refused. */
+static bool voiding;
 
 static DEFINE_PER_CPU(struct tagstash_counters, counters);
 
@@ -70,7 +78,10 @@ static unsigned long run_end(unsigned long pfn, unsigned long end)
 	return min(end, (pfn | (RUN_PAGES - 1)) + 1);
 }
 
-/* Cuts a range down to what the bitmap has. Memory that was added after boot is not the shim's to lend. */
+/*
+ * Cuts a range down to what the bitmap has. Memory that was added after boot is not the shim's to
+ * lend.
+ */
 static bool clip(unsigned long *pfn, unsigned long *end)
 {
 	if (*pfn >= first_pfn && *end <= end_pfn)
@@ -106,7 +117,10 @@ static u64 claim_run(unsigned long pfn, unsigned long pages)
 			this_cpu_add(counters.foreign, pages);
 		else
 			bitmap_set(claimed, pfn - first_pfn, pages);
-		/* Of a single page, so that it says something about the shim and not about the range. */
+		/*
+		 * Of a single page, so that it says something about the shim and not about the
+		 * range.
+		 */
 		if (pages == 1 && took > this_cpu_read(counters.worst))
 			this_cpu_write(counters.worst, took);
 	}
@@ -131,7 +145,8 @@ void tagstash_claim_pages(unsigned long pfn, unsigned long pages)
 		return;
 	for (; pfn < end; pfn = next) {
 		next = run_end(pfn, end);
-		if (find_next_zero_bit(claimed, next - first_pfn, pfn - first_pfn) >= next - first_pfn) {
+		if (find_next_zero_bit(claimed, next - first_pfn,
+				       pfn - first_pfn) >= next - first_pfn) {
 			this_cpu_add(counters.held, next - pfn);
 			continue;
 		}
@@ -164,12 +179,13 @@ void tagstash_release_pages(unsigned long pfn, unsigned long pages)
 			return;
 		raw_spin_lock_irqsave(lock_of(pfn), flags);
 		/* Only what has a claim: a page without one would be refused, and counted. */
-		next = find_next_zero_bit(claimed, run_end(pfn, end) - first_pfn, pfn - first_pfn) + first_pfn;
+		next = find_next_zero_bit(claimed, run_end(pfn, end) - first_pfn,
+					  pfn - first_pfn) + first_pfn;
 		status = tagstash_release(PFN_PHYS(pfn), PARTS(next - pfn), &res);
 		bitmap_clear(claimed, pfn - first_pfn, next - pfn);
 		raw_spin_unlock_irqrestore(lock_of(pfn), flags);
 		this_cpu_add(counters.releases, res.a2);
-		if (status)
+		if (status && !READ_ONCE(voiding))
 			this_cpu_add(counters.refused, PARTS(next - pfn) - res.a2);
 		trace_tagstash_release(pfn, next - pfn, res.a2);
 		pfn = next;
@@ -200,8 +216,13 @@ static bool is_tagged(struct page *page)
 	return flags & BIT(PG_mte_tagged);
 }
 
-/* Calls a function for each run of tagged pages: a page, or all of a hugetlb folio, which is marked on its first page. */
-static void for_each_tagged(void (*call)(unsigned long pfn, unsigned long pages, void *data), void *data)
+/*
+ * Visits each run of tagged pages: a page, or all of a hugetlb folio, which is marked
+ * on its first page.
+ */
+typedef void (*visit_fn)(unsigned long pfn, unsigned long pages, void *data);
+
+static void visit_tagged(visit_fn visit, void *data)
 {
 	unsigned long pfn;
 	struct page *page;
@@ -213,10 +234,14 @@ static void for_each_tagged(void (*call)(unsigned long pfn, unsigned long pages,
 			continue;
 		page = pfn_to_page(pfn);
 		if (is_tagged(page))
-			call(pfn, PageHead(page) && PageHuge(page) ? compound_nr(page) : 1, data);
+			visit(pfn, PageHead(page) && PageHuge(page) ? compound_nr(page) : 1, data);
 	}
-	/* The tags of the page of zeros are cleared at boot, and not all kernels mark it. Programs may read them. */
-	call(page_to_pfn(ZERO_PAGE(0)), 1, data);
+	/*
+	 * The tags of the page of zeros are cleared at boot, and not all kernels mark it. Programs
+	 * may read them.
+	 */
+	if (!is_tagged(ZERO_PAGE(0)))
+		visit(page_to_pfn(ZERO_PAGE(0)), 1, data);
 }
 
 static void claim_walked(unsigned long pfn, unsigned long pages, void *data)
@@ -236,7 +261,15 @@ static void claim_walked(unsigned long pfn, unsigned long pages, void *data)
  */
 void tagstash_claim_tagged(void)
 {
-	for_each_tagged(claim_walked, NULL);
+	visit_tagged(claim_walked, NULL);
+}
+
+/**
+ * tagstash_void_claims() - says that the shim is about to void all claims
+ */
+void tagstash_void_claims(void)
+{
+	WRITE_ONCE(voiding, true);
 }
 
 /**
@@ -248,14 +281,16 @@ void tagstash_forget_claims(void)
 {
 	if (claimed)
 		bitmap_zero(claimed, end_pfn - first_pfn);
+	WRITE_ONCE(voiding, false);
 }
 
 static bool is_missing(unsigned long pfn)
 {
 	struct arm_smccc_res res;
 
-	return !tagstash_query(PFN_PHYS(pfn), &res) &&
-	       (res.a1 & (TAGSTASH_QUERY_HAS_STORAGE | TAGSTASH_QUERY_CLAIMED)) == TAGSTASH_QUERY_HAS_STORAGE;
+	if (tagstash_query(PFN_PHYS(pfn), &res))
+		return false;
+	return (res.a1 & TAGSTASH_QUERY_HAS_STORAGE) && !(res.a1 & TAGSTASH_QUERY_CLAIMED);
 }
 
 static void audit_page(unsigned long pfn, unsigned long pages, void *data)
@@ -266,10 +301,12 @@ static void audit_page(unsigned long pfn, unsigned long pages, void *data)
 	audit->tagged += pages;
 	for (; pages; pfn++, pages--) {
 		/*
-		 * Where the mark comes before the hook, or the page has just been freed, another look finds it
-		 * right: nobody stays between the two for long, as page-table locks are held there.
+		 * Where the mark comes before the hook, or the page has just been freed, another
+		 * look finds it right: nobody stays between the two for long, as page-table locks
+		 * are held there.
 		 */
-		for (looks = 0; looks < 100 && is_missing(pfn) && is_tagged(pfn_to_page(pfn)); looks++)
+		for (looks = 0; looks < 100 && is_missing(pfn) &&
+		     is_tagged(pfn_to_page(pfn)); looks++)
 			cond_resched();
 		if (looks < 100)
 			continue;
@@ -289,7 +326,7 @@ void tagstash_audit_claims(struct tagstash_audit *audit)
 	memset(audit, 0, sizeof(*audit));
 	if (!claimed)
 		return;
-	for_each_tagged(audit_page, audit);
+	visit_tagged(audit_page, audit);
 	audit->claimed = bitmap_weight(claimed, end_pfn - first_pfn);
 }
 
@@ -342,8 +379,10 @@ int tagstash_claims_init(void)
 		return 0;
 	first_pfn = ULONG_MAX;
 	for_each_online_node(node) {
-		first_pfn = min(first_pfn, NODE_DATA(node)->node_start_pfn);
-		end_pfn = max(end_pfn, NODE_DATA(node)->node_start_pfn + NODE_DATA(node)->node_spanned_pages);
+		const pg_data_t *memory = NODE_DATA(node);
+
+		first_pfn = min(first_pfn, memory->node_start_pfn);
+		end_pfn = max(end_pfn, memory->node_start_pfn + memory->node_spanned_pages);
 	}
 	/* So that no run straddles two words, or the beginning. */
 	first_pfn = round_down(first_pfn, RUN_PAGES);

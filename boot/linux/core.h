@@ -88,6 +88,7 @@ void tagstash_claims_exit(void);
 void tagstash_claim_pages(unsigned long pfn, unsigned long pages);
 void tagstash_release_pages(unsigned long pfn, unsigned long pages);
 void tagstash_claim_tagged(void);
+void tagstash_void_claims(void);
 void tagstash_forget_claims(void);
 void tagstash_audit_claims(struct tagstash_audit *audit);
 void tagstash_read_counters(struct tagstash_counters *sum);

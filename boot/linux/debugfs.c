@@ -26,9 +26,9 @@ static struct dentry *directory;
 
 /* In the order of their numbers (docs/abi.md, STATISTIC). */
 static const char * const statistic_names[TAGSTASH_STATISTICS] = {
-	"PUTS", "PUTS_CACHED", "EVICTIONS", "GETS", "HITS", "MISMATCHES", "PAGE_FLUSHES", "OBJECT_FLUSHES",
-	"POOL_FLUSHES", "CLAIMS", "CLAIMS_HELD", "RELEASES", "RELEASES_REFUSED", "BLOCKS_TAKEN", "PAGES_DROPPED",
-	"WAIT_POLLS", "WORST_WAIT", "COPY_FAULTS",
+	"PUTS", "PUTS_CACHED", "EVICTIONS", "GETS", "HITS", "MISMATCHES", "PAGE_FLUSHES",
+	"OBJECT_FLUSHES", "POOL_FLUSHES", "CLAIMS", "CLAIMS_HELD", "RELEASES", "RELEASES_REFUSED",
+	"BLOCKS_TAKEN", "PAGES_DROPPED", "WAIT_POLLS", "WORST_WAIT", "COPY_FAULTS",
 };
 
 static int state_show(struct seq_file *file, void *data)
@@ -48,10 +48,10 @@ static int statistics_show(struct seq_file *file, void *data)
 		if (!tagstash_statistic(n, &value))
 			seq_printf(file, "%s: %llu\n", statistic_names[n], value);
 	tagstash_read_counters(&own);
-	seq_printf(file, "driver_claims: %llu\ndriver_held: %llu\ndriver_walked: %llu\n", own.claims, own.held,
-		   own.walked);
-	seq_printf(file, "driver_releases: %llu\ndriver_refused: %llu\ndriver_foreign: %llu\n", own.releases,
-		   own.refused, own.foreign);
+	seq_printf(file, "driver_claims: %llu\ndriver_held: %llu\ndriver_walked: %llu\n",
+		   own.claims, own.held, own.walked);
+	seq_printf(file, "driver_releases: %llu\ndriver_refused: %llu\ndriver_foreign: %llu\n",
+		   own.releases, own.refused, own.foreign);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(statistics);
@@ -85,8 +85,10 @@ static void region_show(struct seq_file *file, unsigned int region)
 	if (tagstash_region(region, &res))
 		return;
 	frames = res.a1;
-	group = clamp_t(u64, DIV_ROUND_UP(frames, MAP_COLUMNS * MAP_LINES), 1, TAGSTASH_CENSUS_FRAMES);
-	seq_printf(file, "region %u: %llu frames, blocks of %lu KiB, %lu pages of data; %llu frames a character\n",
+	group = clamp_t(u64, DIV_ROUND_UP(frames, MAP_COLUMNS * MAP_LINES), 1,
+			TAGSTASH_CENSUS_FRAMES);
+	seq_printf(file,
+		   "region %u: %llu frames, blocks of %lu KiB, %lu pages of data; %llu frames a character\n",
 		   region, frames, res.a2 >> 10, res.a3, group);
 	for (first = 0; first < frames; first += group) {
 		if (tagstash_census(region, first, group, &res))
@@ -100,15 +102,16 @@ static void region_show(struct seq_file *file, unsigned int region)
 			seq_putc(file, '\n');
 		cond_resched();
 	}
-	seq_printf(file, "\nin_tags: %llu\ncached: %llu\nfree: %llu\ndormant: %llu\n", totals[0], totals[1], totals[2],
-		   totals[3]);
+	seq_printf(file, "\nin_tags: %llu\ncached: %llu\nfree: %llu\ndormant: %llu\n", totals[0],
+		   totals[1], totals[2], totals[3]);
 }
 
 static int regions_show(struct seq_file *file, void *data)
 {
 	unsigned int region;
 
-	seq_puts(file, "T all in tags, t some in tags, C all cached, c some cached, . free, - dormant\n");
+	seq_puts(file,
+		 "T all in tags, t some in tags, C all cached, c some cached, . free, - dormant\n");
 	for (region = 0; region < tagstash_shim.regions; region++)
 		region_show(file, region);
 	return 0;
@@ -123,7 +126,8 @@ static int claims_show(struct seq_file *file, void *data)
 	tagstash_read_counters(&own);
 	seq_printf(file, "claims: %llu\nreleases: %llu\n", own.claims + own.walked, own.releases);
 	seq_printf(file, "worst_ticks: %llu\nticks_per_second: %u\n", own.worst, rate);
-	seq_printf(file, "worst_ns: %llu\n", rate ? mul_u64_u32_div(own.worst, NSEC_PER_SEC, rate) : 0);
+	seq_printf(file, "worst_ns: %llu\n", rate ? mul_u64_u32_div(own.worst, NSEC_PER_SEC, rate) :
+		   0);
 	return 0;
 }
 
@@ -152,7 +156,8 @@ static int audit_show(struct seq_file *file, void *data)
 	struct tagstash_audit audit;
 
 	tagstash_audit_claims(&audit);
-	seq_printf(file, "tagged: %lu\nclaimed: %lu\nmissing: %lu\n", audit.tagged, audit.claimed, audit.missing);
+	seq_printf(file, "tagged: %lu\nclaimed: %lu\nmissing: %lu\n", audit.tagged, audit.claimed,
+		   audit.missing);
 	if (audit.missing)
 		seq_printf(file, "first_missing_pfn: %#lx\n", audit.first);
 	return 0;

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Hands all storage back before another kernel gets the machine, which may use tags and know nothing of the stash.
+ * Hands all storage back before another kernel gets the machine, which may use tags and know
+ * nothing of the stash.
  *
  *   reboot, kexec   the reboot notifier, before devices are shut down; for good
- *   hibernation     the PM notifier: the image is made, and resumed, dormant; active again afterwards
- *   a crash kernel  a kprobe at machine_kexec(), which a kernel that crashed comes to with all other CPUs stopped, and
- *                   nothing left to call. A panic notifier would not do: by default the crash kernel is started before
- *                   they are called. Where the panic came from inside a kprobe's handler, the probe is passed by; a
- *                   crash kernel that loads this driver takes the storage back as it loads.
+ *   hibernation     the PM notifier: the image is made, and resumed, dormant; active again
+ *                   afterwards
+ *   a crash kernel  a kprobe at machine_kexec(), which a kernel that crashed comes to with all
+ *                   other CPUs stopped, and nothing left to call. A panic notifier would not do: by
+ *                   default the crash kernel is started before they are called. Where the panic
+ *                   came from inside a kprobe's handler, the probe is passed by; a crash kernel
+ *                   that loads this driver takes the storage back as it loads.
  *
  * Suspend to idle keeps memory, and the shim with it, so nothing is to be done.
  */

@@ -2,19 +2,22 @@
 /*
  * The places where the kernel begins to use a page's tags, and where it ends.
  *
- * Begins: a kprobe at the entry of each function that stores tags, so that the page is claimed before the first store.
- * They are all leaf functions of arch/arm64/lib/mte.S, whose first argument is the page's address in the linear map.
+ * Begins: a kprobe at the entry of each function that stores tags, so that the page is claimed
+ * before the first store. They are all leaf functions of arch/arm64/lib/mte.S, whose first argument
+ * is the page's address in the linear map.
  *
- * That is not enough where the kernel marks a page as tagged before it has cleared its tags (no PG_mte_lock, before
- * 6.2): a second CPU that maps the page then sees the mark and lets its program store tags at once, before the first CPU
- * has come to the function that clears them. Every such mapping goes through mte_sync_tags(), so there the page is
- * claimed at its entry, whoever comes first. Newer kernels let the second CPU wait until the tags have been cleared.
+ * That is not enough where the kernel marks a page as tagged before it has cleared its tags (no
+ * PG_mte_lock, before 6.2): a second CPU that maps the page then sees the mark and lets its program
+ * store tags at once, before the first CPU has come to the function that clears them. Every such
+ * mapping goes through mte_sync_tags(), so there the page is claimed at its entry, whoever comes
+ * first. Newer kernels let the second CPU wait until the tags have been cleared.
  *
- * Ends: the tracepoint mm_page_free, which every page passes on its way to the allocator, before anybody else can get it.
- * Mappings and their TLB entries are gone by then, so no tag of it is stored any more.
+ * Ends: the tracepoint mm_page_free, which every page passes on its way to the allocator, before
+ * anybody else can get it. Mappings and their TLB entries are gone by then, so no tag of it is
+ * stored any more.
  *
- * A BRK handler runs with interrupts masked, and so does RECLAIM. Both are legal wherever the kernel stores tags: under
- * the page-table lock, in a fault, anywhere.
+ * A BRK handler runs with interrupts masked, and so does RECLAIM. Both are legal wherever the
+ * kernel stores tags: under the page-table lock, in a fault, anywhere.
  */
 #define pr_fmt(fmt) "tagstash: " fmt
 
@@ -30,11 +33,6 @@
 
 #include "core.h"
 
-/* Only for tests: the name of a function whose hook does nothing. */
-#ifndef TAGSTASH_LEAVE_OUT
-#define TAGSTASH_LEAVE_OUT ""
-#endif
-
 struct hook {
 	const char *name;
 	kprobe_pre_handler_t handler;
@@ -43,7 +41,10 @@ struct hook {
 	bool placed;
 };
 
-/* The page whose address is the first argument. mte_copy_tags_from_user()'s need not be the page's first byte. */
+/*
+ * The page whose address is the first argument. mte_copy_tags_from_user()'s need not be the page's
+ * first byte.
+ */
 static int on_page(struct kprobe *probe, struct pt_regs *regs)
 {
 	tagstash_claim_pages(__phys_to_pfn(virt_to_phys((void *)regs->regs[0])), 1);
@@ -52,8 +53,8 @@ static int on_page(struct kprobe *probe, struct pt_regs *regs)
 
 #ifndef PG_mte_lock
 /*
- * mte_sync_tags(pte_t old_pte or pte_t *ptep, pte_t pte). It deals with all pages of a compound page, beginning with that
- * of the entry; called for pages without tags too.
+ * mte_sync_tags(pte_t old_pte or pte_t *ptep, pte_t pte). It deals with all pages of a compound
+ * page, beginning with that of the entry; called for pages without tags too.
  */
 static int on_sync(struct kprobe *probe, struct pt_regs *regs)
 {
@@ -115,7 +116,7 @@ static int place(struct hook *hook)
 
 	if (!hook->address)
 		hook->address = tagstash_find_symbol(hook->name);
-	if (!hook->address || !strcmp(hook->name, TAGSTASH_LEAVE_OUT))
+	if (!hook->address)
 		return 0;
 	/* A probe that was unregistered has to be as new. */
 	memset(&hook->probe, 0, sizeof(hook->probe));
@@ -131,7 +132,8 @@ static int place(struct hook *hook)
 /**
  * tagstash_hooks_place() - places the hooks
  *
- * May sleep. When it returns, whoever enters one of the functions is seen, on every CPU; who was inside already is not.
+ * May sleep. When it returns, whoever enters one of the functions is seen, on every CPU; who was
+ * inside already is not.
  *
  * Return: 0, or an error with nothing left in place
  */
@@ -189,8 +191,8 @@ void tagstash_hooks_remove(void)
  * @why: set to what is wrong
  * @size: how large @why is
  *
- * A kprobe is skipped where the CPU was inside another one's handler (nmissed). All can be disarmed through debugfs, which
- * no flag of the probe tells: the instruction in the text does.
+ * A kprobe is skipped where the CPU was inside another one's handler (nmissed). All can be disarmed
+ * through debugfs, which no flag of the probe tells: the instruction in the text does.
  *
  * Return: whether all is well
  */
@@ -215,8 +217,8 @@ bool tagstash_hooks_intact(char *why, size_t size)
 		}
 		insn = le32_to_cpu(READ_ONCE(*(__le32 *)hook->address));
 		if (insn != (AARCH64_BREAK_MON | (KPROBES_BRK_IMM << 5))) {
-			snprintf(why, size, "the kprobe at %s is disarmed (its instruction is %08x)", hook->name,
-				 insn);
+			snprintf(why, size, "the kprobe at %s is disarmed (its text is %08x)",
+				 hook->name, insn);
 			return false;
 		}
 	}

@@ -2,10 +2,10 @@
 /*
  * The Linux driver of the Tagstash shim: load and unload.
  *
- * The shim lends tag storage that holds no tags to a page cache of its own. This module tells it which storage is needed:
- * it finds out where the kernel begins and stops using a page's tags, and claims and releases the page's storage there.
- * Clients (tagstash.h) put pages into what is lent. docs/linux.md is for the engineer who loads it, docs/abi.md the
- * contract with the shim.
+ * The shim lends tag storage that holds no tags to a page cache of its own. This module tells it
+ * which storage is needed: it finds out where the kernel begins and stops using a page's tags, and
+ * claims and releases the page's storage there. Clients (tagstash.h) put pages into what is lent.
+ * docs/linux.md is for the engineer who loads it, docs/abi.md the contract with the shim.
  */
 #define pr_fmt(fmt) "tagstash: " fmt
 
@@ -16,11 +16,13 @@
 
 static bool activate = true;
 module_param(activate, bool, 0444);
-MODULE_PARM_DESC(activate, "lend idle tag storage at load (default); 0: when 1 is written to debugfs tagstash/active");
+MODULE_PARM_DESC(activate,
+		 "lend idle tag storage at load (default); 0: when 1 is written to debugfs tagstash/active");
 
 static bool verify;
 module_param(verify, bool, 0444);
-MODULE_PARM_DESC(verify, "keep a CRC-32C of each cached page and check it (default 0): a claim that was missed shows as a miss");
+MODULE_PARM_DESC(verify,
+		 "keep a CRC-32C of each cached page and check it (default 0): a claim that was missed shows as a miss");
 
 static unsigned int watchdog_ms = 1000;
 module_param(watchdog_ms, uint, 0444);
@@ -52,7 +54,8 @@ static int __init tagstash_init(void)
 	if (error)
 		goto no_handover;
 	tagstash_debugfs_init();
-	pr_info("shim of version %u.%u, %u regions of tag storage\n", tagstash_shim.major, tagstash_shim.minor,
+	pr_info("shim of version %u.%u, %u regions of tag storage\n", tagstash_shim.major,
+		tagstash_shim.minor,
 		tagstash_shim.regions);
 	/* If that cannot be, the module stays, and says why in debugfs. */
 	if (activate)

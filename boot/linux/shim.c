@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Finds the shim. The device tree is asked first: on a machine that nobody says has a hypervisor, an HVC may be an
- * undefined instruction, and another hypervisor may give these numbers another meaning.
+ * Finds the shim. The device tree is asked first: on a machine that nobody says has a hypervisor,
+ * an HVC may be an undefined instruction, and another hypervisor may give these numbers another
+ * meaning.
  */
 #define pr_fmt(fmt) "tagstash: " fmt
 
@@ -64,7 +65,8 @@ static int find_node(void)
 		return -ENODEV;
 	}
 	if (of_property_read_string(node, "method", &method) || strcmp(method, "hvc")) {
-		pr_err("%pOF: method is %s, and this driver knows hvc only\n", node, method ?: "missing");
+		pr_err("%pOF: method is %s, and this driver knows hvc only\n", node,
+		       method ?: "missing");
 		error = -ENODEV;
 	}
 	of_node_put(node);
@@ -98,8 +100,9 @@ int tagstash_find_shim(void)
 		return -ENODEV;
 	}
 	if (TAGSTASH_VERSION_MAJOR(res.a1) != TAGSTASH_MAJOR) {
-		pr_err("the shim has version %u.%u, and this driver is for %u.x: use the driver that goes with it\n",
-		       TAGSTASH_VERSION_MAJOR(res.a1), TAGSTASH_VERSION_MINOR(res.a1), TAGSTASH_MAJOR);
+		pr_err("the shim has version %u.%u, and this driver is for %u.x: use the one that goes with it\n",
+		       TAGSTASH_VERSION_MAJOR(res.a1), TAGSTASH_VERSION_MINOR(res.a1),
+		       TAGSTASH_MAJOR);
 		return -ENODEV;
 	}
 	tagstash_shim.major = TAGSTASH_VERSION_MAJOR(res.a1);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What a client of the stash sees of the core module: when it may make calls, and when no longer. The calls themselves
- * (calls.h) go straight to the shim.
+ * What a client of the stash sees of the core module: when it may make calls, and when no longer.
+ * The calls themselves (calls.h) go straight to the shim.
  */
 #ifndef TAGSTASH_H
 #define TAGSTASH_H
@@ -12,11 +12,14 @@
 /**
  * struct tagstash_client - who puts pages into the stash and gets them
  * @name: for messages and debugfs
- * @start: the stash is active, and calls may be made until stop() is called. Makes the pools. May sleep. An error (negative
- *	errno) is reported, and the client stays without the stash until the next activation.
- * @stop: when it returns no call is under way and none is made any more: clear an RCU pointer, synchronize. All pools are
- *	gone afterwards, so they need not be destroyed. May sleep. Called only after a start() that returned 0.
- * @show: writes the client's pools and counters for debugfs; optional. May be called at any time while registered.
+ * @start: the stash is active, and calls may be made until stop() is called. Makes the pools. May
+ *	sleep. An error (negative errno) is reported, and the client stays without the stash until
+ *	the next activation.
+ * @stop: when it returns no call is under way and none is made any more: clear an RCU pointer,
+ *	synchronize. All pools are gone afterwards, so they need not be destroyed. May sleep. Called
+ *	only after a start() that returned 0.
+ * @show: writes the client's pools and counters for debugfs; optional. May be called at any time
+ *	while registered.
  * @list: the core's
  * @started: the core's
  *
@@ -32,9 +35,10 @@ struct tagstash_client {
 };
 
 /*
- * A client that must not depend on the core, because it stays when the core is unloaded, finds these two by symbol_get(),
- * at its own load and whenever module tagstash becomes live (a module notifier), registers, and puts the symbol back: the
- * core stays unloadable. As it is unloaded it stops its clients and forgets them.
+ * A client that must not depend on the core, because it stays when the core is unloaded, finds
+ * these two by symbol_get(), at its own load and whenever module tagstash becomes live (a module
+ * notifier), registers, and puts the symbol back: the core stays unloadable. As it is unloaded it
+ * stops its clients and forgets them.
  */
 
 /**
@@ -43,7 +47,8 @@ struct tagstash_client {
  *
  * Calls start() before it returns if the stash is active.
  *
- * Return: 0, or -EEXIST if it is registered already. What start() returned is reported, not returned.
+ * Return: 0, or -EEXIST if it is registered already. What start() returned is reported, not
+ * returned.
  */
 int tagstash_register_client(struct tagstash_client *client);
 

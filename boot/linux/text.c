@@ -2,12 +2,12 @@
 /*
  * Searches the text of the kernel and of its modules for instructions that store tags.
  *
- * The hooks are worth something only if no other place stores tags. That is not believed but looked up: every
- * instruction is decoded, and a tag store in a function without a hook forbids activation. Modules that are loaded later
- * are searched before they run.
+ * The hooks are worth something only if no other place stores tags. That is not believed but looked
+ * up: every instruction is decoded, and a tag store in a function without a hook forbids
+ * activation. Modules that are loaded later are searched before they run.
  *
- * Words between functions (literals, tables) are decoded too. One that looks like a tag store forbids activation as well:
- * a false alarm costs the stash, a missed store somebody's data.
+ * Words between functions (literals, tables) are decoded too. One that looks like a tag store
+ * forbids activation as well: a false alarm costs the stash, a missed store somebody's data.
  */
 #define pr_fmt(fmt) "tagstash: " fmt
 
@@ -21,43 +21,13 @@
 #include <linux/version.h>
 
 #include "core.h"
+#include "insn.h"
 
 static unsigned long (*lookup_name)(const char *name);
 
 /* The first tag store without a hook, empty if there is none. */
 static char culprit[TAGSTASH_SYMBOL_SIZE];
 static DEFINE_MUTEX(culprit_lock);
-
-/**
- * stores_tags() - decodes an instruction
- * @insn: the instruction
- *
- * By the Arm ARM (DDI 0487), C4.1: "Load/store memory tags", "Load/store register pair", "Memory Copy and Memory Set",
- * and SYS with the operations of DC. Operations that only clean or invalidate tags store none.
- *
- * Return: whether it may change tags in memory
- */
-static bool stores_tags(u32 insn)
-{
-	/* STG, ST2G, STZG, STZ2G, STGM, STZGM. Bits 11:10 are 0 for the four without an offset, of which LDG and LDGM load. */
-	if ((insn & 0xff200000) == 0xd9200000)
-		return (insn & 0x00400c00) != 0x00400000;
-	/* STGP. With neither index nor offset, bits 24:23 are 0, which is not allocated. */
-	if ((insn & 0xfe400000) == 0x68000000)
-		return insn & 0x01800000;
-	/* SETGP, SETGM, SETGE and their variants (FEAT_MOPS). */
-	if ((insn & 0xffe00c00) == 0x1dc00400)
-		return true;
-	/* DC GVA, DC GZVA, and the two of FEAT_MTETC. */
-	switch (insn & ~0x1f) {
-	case 0xd50b7460:
-	case 0xd50b7480:
-	case 0xd50b74a0:
-	case 0xd50b74e0:
-		return true;
-	}
-	return false;
-}
 
 /* Tells whether a place is in a function that has a hook. Names it, if not. */
 static bool is_hooked(unsigned long address, char *name)
@@ -84,7 +54,8 @@ static void search(unsigned long start, unsigned long end)
 	for (insn = (const u32 *)start; insn < (const u32 *)end; insn++) {
 		if (++n % 65536 == 0)
 			cond_resched();
-		if (!stores_tags(le32_to_cpu(*(const __le32 *)insn)) || is_hooked((unsigned long)insn, name))
+		if (!tagstash_stores_tags(le32_to_cpu(*(const __le32 *)insn)) ||
+		    is_hooked((unsigned long)insn, name))
 			continue;
 		mutex_lock(&culprit_lock);
 		if (!culprit[0])
@@ -105,7 +76,8 @@ static void search_module(struct module *module)
 		struct module_memory *memory = &module->mem[types[i]];
 
 		if (memory->base)
-			search((unsigned long)memory->base, (unsigned long)memory->base + memory->size);
+			search((unsigned long)memory->base,
+			       (unsigned long)memory->base + memory->size);
 	}
 #else
 	search((unsigned long)module->core_layout.base,
@@ -117,8 +89,9 @@ static void search_module(struct module *module)
 }
 
 /*
- * Searches the modules that are there. One at a time is held, so that its text and its place in the list stay while it is
- * searched; what is being removed runs no longer than its exit function, and is left out.
+ * Searches the modules that are there. One at a time is held, so that its text and its place in the
+ * list stay while it is searched; what is being removed runs no longer than its exit function, and
+ * is left out.
  */
 static int search_modules(void)
 {
@@ -130,7 +103,8 @@ static int search_modules(void)
 	module = NULL;
 	for (;;) {
 		rcu_read_lock();
-		next = list_entry_rcu((module ? &module->list : modules)->next, struct module, list);
+		next = list_entry_rcu((module ? &module->list : modules)->next, struct module,
+				      list);
 		while (&next->list != modules &&
 		       (next->state == MODULE_STATE_UNFORMED || !try_module_get(next)))
 			next = list_entry_rcu(next->list.next, struct module, list);
@@ -155,7 +129,8 @@ static int on_module(struct notifier_block *block, unsigned long state, void *da
 		return NOTIFY_DONE;
 	search_module(module);
 	if (tagstash_is_active() && !tagstash_text_clean(who, sizeof(who))) {
-		snprintf(why, sizeof(why), "%s, just loaded, stores tags, and there is no hook for it", who);
+		snprintf(why, sizeof(why),
+			 "%s, just loaded, stores tags, and there is no hook for it", who);
 		tagstash_go_dormant(why);
 	}
 	return NOTIFY_DONE;

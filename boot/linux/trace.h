@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Tracepoints of the core. A client has its own for put and get, of which the core does not know. */
+/*
+ * Tracepoints of the core. A client has its own for put and get, of which the core does not know.
+ */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM tagstash
 
@@ -41,7 +43,8 @@ TRACE_EVENT(tagstash_release,
 		__entry->pages = pages;
 		__entry->released = released;
 	),
-	TP_printk("pfn=0x%lx pages=%lu released=%llu", __entry->pfn, __entry->pages, __entry->released)
+	TP_printk("pfn=0x%lx pages=%lu released=%llu", __entry->pfn, __entry->pages,
+		  __entry->released)
 );
 
 #endif /* TAGSTASH_TRACE_H */

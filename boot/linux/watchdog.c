@@ -2,8 +2,8 @@
 /*
  * Looks at the hooks once in a while, and takes the storage back when one cannot be relied on.
  *
- * That comes after the fact: what was stored meanwhile without a claim is not undone. Verification shows such a store as
- * a counted miss, rather than as wrong data.
+ * That comes after the fact: what was stored meanwhile without a claim is not undone. Verification
+ * shows such a store as a counted miss, rather than as wrong data.
  */
 #define pr_fmt(fmt) "tagstash: " fmt
 
@@ -72,8 +72,8 @@ void tagstash_watchdog_start(void)
 /**
  * tagstash_watchdog_stop() - looks no more, but for a look that is under way
  *
- * Does not wait: it is the watchdog itself that may call it. A look under way finds the storage dormant, or cannot have
- * the lock that the caller holds, and tries again later.
+ * Does not wait: it is the watchdog itself that may call it. A look under way finds the storage
+ * dormant, or cannot have the lock that the caller holds, and tries again later.
  */
 void tagstash_watchdog_stop(void)
 {

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A client that puts pages of known contents and gets them again, from many threads, and checks every answer.
+ * A client that puts pages of known contents and gets them again, from many threads, and checks
+ * every answer.
  *
- * Each thread has objects of its own, so it knows exactly what each of its keys may give: the newest version that it has
- * put and that was kept, or a miss; never another version or key, never anything after a get that hit (the pool is
- * private), a get that missed, a put that was refused or a flush. A wrong word, or a hit where there can be none, is a
- * mismatch. The contents are computed from key and version, so nothing but the version is remembered.
+ * Each thread has objects of its own, so it knows exactly what each of its keys may give: the
+ * newest version that it has put and that was kept, or a miss; never another version or key, never
+ * anything after a get that hit (the pool is private), a get that missed, a put that was refused or
+ * a flush. A wrong word, or a hit where there can be none, is a mismatch. The contents are computed
+ * from key and version, so nothing but the version is remembered.
  *
  * Results are in debugfs, tagstash/clients. The threads run while the stash is active.
  */
@@ -38,7 +40,7 @@ module_param(seed, ulong, 0444);
 MODULE_PARM_DESC(seed, "what the threads' choices begin with (default 1)");
 
 #define RUN_ORDER	3
-#define RUN_PAGES	(1u << RUN_ORDER)
+#define RUN_PAGES	((unsigned int)BIT(RUN_ORDER))
 /* Pages of 4 KiB in an object. */
 #define OBJECT_PAGES	64
 #define WORDS		(TAGSTASH_PAGE_SIZE / sizeof(u64))
@@ -130,7 +132,8 @@ static void put_run(struct worker *worker, u32 object, u32 index, unsigned int p
 	long status;
 
 	for (i = 0; i < pages; i++)
-		write_page(words_of(worker, i), first_word(worker, object, index + i, worker->version + i));
+		write_page(words_of(worker, i),
+			   first_word(worker, object, index + i, worker->version + i));
 	if (masked)
 		local_irq_save(flags);
 	status = tagstash_put(&key, page_to_phys(worker->buffer), pages, &res);
@@ -148,6 +151,17 @@ static void put_run(struct worker *worker, u32 object, u32 index, unsigned int p
 	atomic64_add(hweight64(res.a2), &kept);
 }
 
+/* Checks a page that was found, of which this version may be there. */
+static void check(struct worker *worker, u32 object, u32 index, u64 version, const u64 *words)
+{
+	atomic64_inc(&hits);
+	if (version && is_page(words, first_word(worker, object, index, version)))
+		return;
+	if (atomic64_inc_return(&mismatches) == 1)
+		pr_err("object %u of thread %u, page %u, version %llu: its first word is %#llx\n",
+		       object, worker->number, index, version, *words);
+}
+
 static void get_run(struct worker *worker, u32 object, u32 index, unsigned int pages)
 {
 	u64 *versions = worker->versions + object * OBJECT_PAGES + index;
@@ -162,17 +176,13 @@ static void get_run(struct worker *worker, u32 object, u32 index, unsigned int p
 		return;
 	}
 	for (i = 0; i < res.a1; i++) {
-		/* Only what may be there is counted as asked for, else the rate would say nothing of the stash. */
+		bool hit = res.a2 & BIT(i);
+
+		/* What cannot be there is not asked for: the rate is to say something. */
 		if (versions[i])
 			atomic64_inc(&gets);
-		if (res.a2 & BIT(i)) {
-			atomic64_inc(&hits);
-			if ((!versions[i] ||
-			     !is_page(words_of(worker, i), first_word(worker, object, index + i, versions[i]))) &&
-			    atomic64_inc_return(&mismatches) == 1)
-				pr_err("object %u of thread %u, page %u, version %llu: its first word is %#llx\n",
-				       object, worker->number, index + i, versions[i], *words_of(worker, i));
-		}
+		if (hit)
+			check(worker, object, index + i, versions[i], words_of(worker, i));
 		versions[i] = 0;
 	}
 }
@@ -194,7 +204,7 @@ static void flush(struct worker *worker, u32 object, u32 index, unsigned int pag
 		memset(versions, 0, OBJECT_PAGES * sizeof(*versions));
 	}
 	if (status)
-		unexpected("a flush", status);
+		unexpected("FLUSH", status);
 	atomic64_inc(&flushes);
 }
 
@@ -267,10 +277,13 @@ static int start(struct tagstash_client *client)
 
 static void show(struct tagstash_client *client, struct seq_file *file)
 {
-	seq_printf(file, "  puts: %lld\n  kept: %lld\n", atomic64_read(&puts), atomic64_read(&kept));
-	seq_printf(file, "  gets: %lld\n  hits: %lld\n", atomic64_read(&gets), atomic64_read(&hits));
+	seq_printf(file, "  puts: %lld\n  kept: %lld\n", atomic64_read(&puts),
+		   atomic64_read(&kept));
+	seq_printf(file, "  gets: %lld\n  hits: %lld\n", atomic64_read(&gets),
+		   atomic64_read(&hits));
 	seq_printf(file, "  flushes: %lld\n", atomic64_read(&flushes));
-	seq_printf(file, "  mismatches: %lld\n  errors: %lld\n", atomic64_read(&mismatches), atomic64_read(&errors));
+	seq_printf(file, "  mismatches: %lld\n  errors: %lld\n", atomic64_read(&mismatches),
+		   atomic64_read(&errors));
 	seq_printf(file, "  running: %d\n", READ_ONCE(running));
 }
 
