@@ -92,30 +92,37 @@ static void search_module(struct module *module)
  * Searches the modules that are there. One at a time is held, so that its text and its place in the
  * list stay while it is searched; what is being removed runs no longer than its exit function, and
  * is left out.
+ *
+ * The list's head is not to be found on every kernel, but this module is in the list, so the way
+ * round ends where it began. What is no module on it, or not yet, is passed by: the head, and what
+ * the notifier will tell of.
  */
 static int search_modules(void)
 {
-	struct list_head *modules = (struct list_head *)tagstash_find_symbol("modules");
-	struct module *module, *next;
+	struct module *(*module_at)(unsigned long address);
+	struct module *module = THIS_MODULE, *next;
 
-	if (!modules)
+	module_at = (void *)tagstash_find_symbol("__module_address");
+	if (!module_at)
 		return -ENOENT;
-	module = NULL;
-	for (;;) {
+	do {
+		/* Also what __module_address() wants. */
+		preempt_disable();
 		rcu_read_lock();
-		next = list_entry_rcu((module ? &module->list : modules)->next, struct module,
-				      list);
-		while (&next->list != modules &&
-		       (next->state == MODULE_STATE_UNFORMED || !try_module_get(next)))
+		next = module;
+		do {
 			next = list_entry_rcu(next->list.next, struct module, list);
+		} while (next != THIS_MODULE &&
+			 (module_at((unsigned long)next) != next || !try_module_get(next)));
 		rcu_read_unlock();
-		if (module)
+		preempt_enable();
+		if (module != THIS_MODULE)
 			module_put(module);
-		if (&next->list == modules)
-			return 0;
 		module = next;
-		search_module(module);
-	}
+		if (module != THIS_MODULE)
+			search_module(module);
+	} while (module != THIS_MODULE);
+	return 0;
 }
 
 /* A module is about to run: its init function has not been called yet. */
@@ -145,7 +152,7 @@ static int find_lookup(void)
 	int error = register_kprobe(&probe);
 
 	if (error) {
-		pr_err("kallsyms_lookup_name is not to be found (error %d): the kernel needs CONFIG_KPROBES and CONFIG_KALLSYMS_ALL\n",
+		pr_err("kallsyms_lookup_name is not to be found (error %d): the kernel needs CONFIG_KPROBES and CONFIG_KALLSYMS\n",
 		       error);
 		return error;
 	}
@@ -202,7 +209,7 @@ int tagstash_text_init(void)
 	start = tagstash_find_symbol("_stext");
 	end = tagstash_find_symbol("_etext");
 	if (!start || !end) {
-		pr_err("the kernel's text is not to be found: it needs CONFIG_KALLSYMS_ALL\n");
+		pr_err("the kernel's text is not to be found: no symbol _stext or _etext\n");
 		return -ENOENT;
 	}
 	/* First the notifier, then those that are there: none comes in between. */
@@ -212,7 +219,7 @@ int tagstash_text_init(void)
 	search(start, end);
 	error = search_modules();
 	if (error) {
-		pr_err("the list of modules is not to be found: the kernel needs CONFIG_KALLSYMS_ALL\n");
+		pr_err("the kernel has no __module_address: its modules cannot be searched\n");
 		unregister_module_notifier(&module_notifier);
 	}
 	return error;
