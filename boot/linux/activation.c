@@ -176,6 +176,11 @@ static int hook_and_claim(void)
 	char why[WHY_SIZE];
 	int error;
 
+	if (IS_ENABLED(CONFIG_PREEMPTION) && !IS_ENABLED(CONFIG_TASKS_RCU)) {
+		strscpy(reason, "the kernel preempts tasks, and has no CONFIG_TASKS_RCU",
+			sizeof(reason));
+		return -EOPNOTSUPP;
+	}
 	if (!tagstash_text_clean(why, sizeof(why))) {
 		snprintf(reason, sizeof(reason), "%s stores tags, and there is no hook for it",
 			 why);
