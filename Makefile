@@ -93,7 +93,7 @@ initramfs: setup ## Fetches Debian's arm64 kernel, builds the Linux guest's ramd
 	$(Q)echo "build: $(BUILD)/initramfs.img"
 	$(Q)RUSTFLAGS="-C relocation-model=static -C force-frame-pointers=yes -C strip=symbols" $(CARGO_ENV) $(CARGO) build \
 		--release --target $(TARGET) --target-dir target/linux $(CARGO_FLAGS) -p mte-demo -p cpu-report -p kexec \
-		--features mte-demo/guest,cpu-report/guest,kexec/guest
+		-p filework --features mte-demo/guest,cpu-report/guest,kexec/guest,filework/guest
 	$(Q)$(PYTHON) qemu/initramfs.py $(BUILD)/initramfs.img
 
 run: build machine ## Boots the shim with the test guest and ends with a report
@@ -240,6 +240,8 @@ lint: setup ## Checks formatting and lints, host and firmware
 	$(Q)$(CARGO) clippy --workspace --all-targets --target-dir target/clippy -- -D warnings
 	$(Q)$(BARE_CLIPPY) -p tagstash -p harness -p monitor -p mte-demo -p cpu-report -p kexec \
 		--features tagstash/firmware,harness/firmware,monitor/firmware,mte-demo/guest,cpu-report/guest,kexec/guest \
+	$(Q)$(BARE_CLIPPY) -p tagstash -p harness -p mte-demo -p cpu-report -p kexec -p filework \
+		--features tagstash/firmware,harness/firmware,mte-demo/guest,cpu-report/guest,kexec/guest,filework/guest \
 		-- -D warnings
 
 fmt: ## Formats the sources

@@ -22,6 +22,7 @@ BUILD = Path(os.environ.get("TAGSTASH_BUILD", ROOT / "build")).resolve()
 PROGRAM = ROOT / "target/linux/aarch64-unknown-none-softfloat/release/mte-demo"
 REPORT = PROGRAM.with_name("cpu-report")
 KEXEC = PROGRAM.with_name("kexec")
+FILEWORK = PROGRAM.with_name("filework")
 
 DIRECTORIES = ["bin", "dev", "proc", "root", "sys", "tmp"]
 # The commands that the scripts use or that one may want to try. Busybox has more: `busybox COMMAND`.
@@ -90,6 +91,7 @@ def main() -> int:
         "bin/busybox": read(busybox, "run `python3 qemu/setup.py --only linux`"),
         "bin/mte-demo": read(PROGRAM, "run `make initramfs`"),
         "bin/kexec": read(KEXEC, "run `make initramfs`"),
+        "bin/filework": read(FILEWORK, "run `make initramfs`"),
         "cell": read(ROOT / "tests/linux/cell", "restore it"),
         "checks": read(ROOT / "tests/linux/checks", "restore it"),
         "checks.lib": read(ROOT / "tests/linux/checks.lib", "restore it"),

@@ -556,6 +556,9 @@ class Machine:
         if options.monitor:
             # The machine starts there, QEMU answers no SMC, and has one device less.
             arguments += ["-bios", str(options.monitor)]
+        for number, drive in enumerate(options.drive):
+            arguments += ["-drive", f"if=none,id=drive{number},format=raw,cache=unsafe,file={escaped(drive)}",
+                          "-device", f"virtio-blk-pci,drive=drive{number}"]
         return arguments
 
     def plain(self, bootargs: str) -> list[str]:
@@ -1014,6 +1017,9 @@ def parse_options() -> argparse.Namespace:
     add("--kernel", type=Path, help="guest kernel or test payload, a raw image")
     add("--initrd", type=Path, help="initial ramdisk for the guest")
     add("--bootargs", default="", metavar="TEXT", help="boot arguments for the guest")
+    add("--drive", type=Path, action="append", default=[], metavar="FILE",
+        help="virt machine: a disk for the guest, a raw image, by virtio (may be given again). What the guest writes to it "
+             "is kept, but not made safe against a crash of this machine")
     add("--no-harness-args", dest="harness_args", action="store_false",
         help="pass the guest its --bootargs only, without ram=, ram-base= and region=")
     add("--cpus", type=whole, default=1, metavar="N", help="number of CPUs (default 1)")
@@ -1122,6 +1128,11 @@ def parse_options() -> argparse.Namespace:
         refuse(f"--memory {options.memory} is more than the machine's 255 GiB")
     if options.initrd and not options.kernel:
         refuse("--initrd needs a --kernel")
+    for drive in options.drive:
+        if options.board != "virt":
+            refuse(f"--drive goes with the virt machine, not with --board {options.board}")
+        if not drive.is_file():
+            refuse(f"--drive {drive} is not there")
     if options.bootargs and not options.kernel:
         refuse("--bootargs needs a --kernel")
     if "\n" in options.bootargs or "\0" in options.bootargs:

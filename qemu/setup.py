@@ -751,6 +751,40 @@ def find_mtools(old: dict[str, dict]) -> Program:
     return Program(argv, env, version, origin)
 
 
+def find_e2fsprogs(old: dict[str, dict]) -> Program:
+    """Finds mke2fs, which makes the disk of the driver's guest (qemu/driverguest.py), or fetches it."""
+    # Not every user has /usr/sbin in the path.
+    found = shutil.which("mke2fs") or shutil.which("mke2fs", path="/usr/sbin:/sbin")
+    known = recorded("e2fsprogs", old)
+    if known and (known.origin == "fetched" or known.argv == [found]):
+        say("ext4", f"mke2fs {known.version} ({known.argv[0] if known.origin == 'system' else 'under ' + relative(TOOLS)})")
+        return known
+    tree = TOOLS / "e2fsprogs"
+
+    def unpacked() -> Optional[Path]:
+        return next((tree / place for place in ("sbin/mke2fs", "usr/sbin/mke2fs") if (tree / place).is_file()), None)
+
+    try:
+        if not found and unpacked() is None:
+            apt = Apt("base", debian_backports())
+            apt.update("ext4")
+            apt.fetch_tree("ext4", ["e2fsprogs"], apt.sources[0].suite, tree)
+        binary = Path(found) if found else unpacked()
+        if binary is None:
+            shutil.rmtree(tree, ignore_errors=True)
+            raise SetupError("the package e2fsprogs holds no mke2fs")
+        argv, env = ([str(binary)], {}) if found else tree_command(tree, binary, None)
+        status, text = run([*argv, "-V"], 30, env)
+        version = re.search(r"mke2fs (\d+\.\d+[.\d]*)", text)
+        if status != 0 or not version:
+            shutil.rmtree(tree, ignore_errors=True)
+            raise SetupError(f"{binary} does not run:\n{indent(text, 4)}")
+    except SetupError as error:
+        raise NotDownloaded(f"mke2fs could not be got: {error}\nWhat to do: install Debian's package e2fsprogs") from None
+    say("ext4", f"mke2fs {version[1]} ({binary if found else 'fetched to ' + relative(tree)})")
+    return Program(argv, env, version[1], "system" if found else "fetched")
+
+
 HERD_SUITE = "forky"
 # The expectations of tests/litmus/ were found with this version, and the model comes with the program.
 HERD_MINIMUM = (7, 58)
@@ -1457,7 +1491,7 @@ def main() -> int:
     """Sets everything up; returns the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="Results are kept under build/.")
     parser.add_argument("--only", choices=["rust", "qemu", "dtc", "u-boot", "linux", "kernels", "herd", "qemu-newest", "cross",
-                                           "selftests", *MODULE_TREES], action="append",
+                                           "selftests", *MODULE_TREES, "e2fsprogs"], action="append",
                         help="look after this only (may be given again); u-boot, linux, the guest of `make linux`, kernels, for "
                              "`make linux-test`, herd, for `make litmus`, qemu-newest, for `make linux-compare`, cross, a C compiler for "
                              "arm64 Linux, and selftests, for `make mte-selftest`, are got only when they are asked for; so are headers, trees "
@@ -1512,6 +1546,8 @@ def main() -> int:
             new["qemu-newest"] = find_qemu_newest(old).record()
         if "herd" in wanted:
             new["herd"] = find_herd(old).record()
+        if "e2fsprogs" in wanted:
+            new["e2fsprogs"] = find_e2fsprogs(old).record()
         if "cross" in wanted:
             new["cross"] = find_cross(old)
         if "selftests" in wanted:
