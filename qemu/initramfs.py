@@ -28,7 +28,7 @@ DIRECTORIES = ["bin", "dev", "proc", "root", "sys", "tmp"]
 # The commands that the scripts use or that one may want to try. Busybox has more: `busybox COMMAND`.
 COMMANDS = """
     [ ash awk base64 basename cat chmod clear cmp cp cut date dd devmem df dirname dmesg du echo egrep env expr false fgrep find free
-    grep head hexdump hostname id kill killall less ln ls md5sum mkdir mknod more mount mv nproc od pgrep pidof poweroff printf ps
+    grep head hexdump hostname id kill killall less ln ls md5sum mkdir mkfifo mknod more mount mv nproc od pgrep pidof poweroff printf ps
     pwd readlink reboot reset rm rmdir sed seq setsid cttyhack sh sha256sum sleep sort stat stty sync tail taskset tee test time
     timeout top tr true umount uname uniq uptime usleep vi wc which xargs xxd yes
 """.split()

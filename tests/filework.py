@@ -80,7 +80,7 @@ def storm(kernel: str, cpus: int, layout: str, verify: bool, processes: int, ope
 RUNS = {
     "quick": [
         Run("hits", "5.10", 2, "one", True, 200),
-        storm("5.10", 2, "crossed", True, 2, 10_000, 1, 200, ""),
+        storm("5.10", 2, "crossed", True, 2, 5_000, 1, 300, ""),
     ],
     "all": [
         Run("hits", "5.10", 2, "one", False, 300),

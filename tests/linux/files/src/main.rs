@@ -8,6 +8,8 @@
 //! * `make DIRECTORY [files=N] [size=KIB]`: files that the next one reads
 //! * `pass DIRECTORY [files=N] [size=KIB] [order=loop|uniform|skewed] [processes=N] [seed=N]`: reads
 //!   as much as there is in them
+//! * `tag MIB [seed=N]`: gives each granule of so much memory a random tag, says so, and reads all
+//!   tags back when its input ends
 //! * `hold MIB`: takes so much memory, says so, and gives it back when its input ends
 //!
 //! What is wrong is named with file, offset, what was expected and what was found. Exit status: 0
@@ -23,6 +25,10 @@ mod file;
 mod passes;
 mod random;
 mod sys;
+mod tagged;
+#[path = "../../src/tags.rs"]
+#[allow(dead_code, reason = "mte-demo uses all of it")]
+mod tags;
 #[path = "../../src/text.rs"]
 #[allow(dead_code, reason = "mte-demo uses all of it")]
 mod text;
@@ -124,6 +130,13 @@ pub(crate) extern "C" fn start(words: *const u64) -> ! {
                 set.pass(order, arguments.number("seed", 0, 1, u64::MAX), processes)
             }
         }
+        (Some("tag"), Some(mebibytes)) => match mebibytes.parse() {
+            Ok(mebibytes @ 1..=65536) => {
+                arguments.check(&["seed"]);
+                tagged::run(mebibytes, arguments.number("seed", 0, 1, u64::MAX))
+            }
+            _ => usage(),
+        },
         (Some("hold"), Some(mebibytes)) => match mebibytes.parse() {
             Ok(mebibytes @ 1..=65536) => hold(mebibytes),
             _ => usage(),
@@ -139,6 +152,7 @@ fn usage() -> ! {
          \x20      filework make DIRECTORY [files=N] [size=KIB]\n\
          \x20      filework pass DIRECTORY [files=N] [size=KIB] [order=loop|uniform|skewed] \
          [processes=N] [seed=N]\n\
+         \x20      filework tag MIB [seed=N]\n\
          \x20      filework hold MIB"
     );
     sys::exit(2)

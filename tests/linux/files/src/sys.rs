@@ -45,6 +45,7 @@ const O_DIRECT: u64 = 0o200_000;
 
 const PROT_READ: u64 = 1;
 const PROT_WRITE: u64 = 2;
+const PROT_MTE: u64 = 0x20;
 const MAP_SHARED: u64 = 1;
 const MAP_PRIVATE: u64 = 2;
 const MAP_ANONYMOUS: u64 = 0x20;
@@ -204,6 +205,15 @@ impl Mapping {
         let arguments = [0, length, PROT_READ | PROT_WRITE, flags, u64::MAX, 0];
         // SAFETY: the kernel chooses a place where nothing is.
         Ok(Mapping { start: unsafe { call(MMAP, arguments) }?, length })
+    }
+
+    /// Maps new memory of zeros that has tags.
+    pub fn tagged(length: u64) -> Result<Mapping> {
+        let protection = PROT_READ | PROT_WRITE | PROT_MTE;
+        let flags = MAP_ANONYMOUS | MAP_PRIVATE;
+        // SAFETY: the kernel chooses a place where nothing is.
+        let start = unsafe { call(MMAP, [0, length, protection, flags, u64::MAX, 0]) }?;
+        Ok(Mapping { start, length })
     }
 
     /// Maps a range of a file, both multiples of the page size.

@@ -30,7 +30,7 @@ pub struct Plan<'a> {
 /// Most processes.
 pub const MOST_PROCESSES: u64 = 64;
 /// Operations between two lines of progress, over all processes.
-const PROGRESS: u64 = 100_000;
+const PROGRESS: u64 = 5_000;
 
 /// What is done to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
