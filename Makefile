@@ -55,7 +55,7 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean linux-test packed uboot-disk uboot linux-compare psci-test mte-selftest driver
+.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean linux-test packed uboot-disk uboot linux-compare psci-test mte-selftest driver driver-test demo
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -144,6 +144,14 @@ psci-test: image machine initramfs ## Idle states, hotplug, suspend, kexec and k
 # minutes), unless CLEANCACHE_KERNEL names a directory that has one.
 driver: setup ## Builds the Linux driver's modules for every kernel that can be had (build/driver)
 	$(Q)$(PYTHON) qemu/driver.py $(ARGS)
+
+# ARGS goes to the tests: make driver-test ARGS='--only kexec'. About an hour.
+driver-test: image machine initramfs ## Linux with the driver: a million verified file operations, tags, hotplug, reload, kexec
+	$(Q)$(PYTHON) tests/filework.py all $(ARGS)
+
+# ARGS='--cpus 4'. The kernel is got as for `make driver`.
+demo: image machine initramfs ## Linux keeps page cache in idle tag storage: shown on files and tags (build/demo; 2 minutes)
+	$(Q)$(PYTHON) qemu/demo.py $(ARGS)
 
 symbolize: ## Names the functions and lines of a panic in LOG=FILE (default: standard input)
 	$(Q)$(CARGO) run --quiet --target-dir target -p symbolize -- $(if $(FORCE),--force) \

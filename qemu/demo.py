@@ -368,7 +368,7 @@ def main() -> int:
     say(f"The work: a program reads {FILES} files of 1 MiB and compares every byte. It may have {LIMIT_MIB} MiB of memory (a memory cgroup), page cache "
         f"included, so its files do not fit: each page is dropped before it is wanted again.")
     try:
-        kernel = driverguest.find("5.10")
+        kernel = driverguest.find("5.10", build=True)
         words = {"files": str(FILES), "limit": str(LIMIT_MIB), "tag": str(TAG_MIB)}
         with Guest(kernel, "demo", words, options.cpus, MEMORY_MIB) as guest:
             return demonstrate(guest)

@@ -51,6 +51,8 @@ class Guest:
     memory_mib: int = 512
     layout: str = "one"
     icount: bool = False
+    # Puts the kernel and the ramdisk into the ramdisk, in boot/, for kexec.
+    kexec: bool = False
     # More of the kernel's command line, and of the ramdisk.
     bootargs: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
@@ -67,7 +69,8 @@ class Guest:
         modules = self.modules or driver.build(self.kernel)
         self.directory = Path(tempfile.mkdtemp(prefix=f"{self.case}-", dir=machine.BUILD))
         try:
-            (self.directory / "initrd").write_bytes(base.read_bytes() + gzip.compress(self.archive(modules), 1, mtime=0))
+            ramdisk = base.read_bytes() + gzip.compress(self.archive(modules), 1, mtime=0)
+            (self.directory / "initrd").write_bytes(ramdisk + (self.boot_files(ramdisk) if self.kexec else b""))
             for number, mebibytes in enumerate(DISK_MIB):
                 make_disk(self.directory / f"disk{number}", mebibytes)
         except BaseException:
@@ -93,6 +96,15 @@ class Guest:
         for name, contents in sorted(self.files.items()):
             archive.add(name, stat.S_IFREG | 0o644, contents)
         return archive.finish()
+
+    def boot_files(self, ramdisk: bytes) -> bytes:
+        """Writes an archive with what kexec starts, to follow the ramdisk."""
+        archive = Archive()
+        archive.add("boot", stat.S_IFDIR | 0o755)
+        archive.add("boot/Image", stat.S_IFREG | 0o644, self.kernel.image.read_bytes())
+        archive.add("boot/initrd", stat.S_IFREG | 0o644, ramdisk)
+        # Archives begin at a multiple of 4 bytes (Linux, buffer-format.rst).
+        return bytes(-len(ramdisk) % 4) + archive.finish()
 
     def command(self, seconds: float, *options: str) -> list[str]:
         """Returns the command that runs it."""
@@ -120,12 +132,15 @@ def make_disk(file: Path, mebibytes: int) -> None:
         raise GuestError(f"mke2fs makes no filesystem (status {status}):\n{setup.indent(text)}")
 
 
-def find(name: str) -> trees.Kernel:
-    """Finds a kernel with cleancache and its tree; has set-up get it, and what else is needed, where it has to."""
+def find(name: str, build: bool) -> trees.Kernel:
+    """Finds a kernel with cleancache and its tree, and has set-up get what else is needed.
+
+    Where there is no such kernel, set-up has to build one, which takes minutes: only with `build`.
+    """
     done = subprocess.run([sys.executable, str(setup.ROOT / "qemu/setup.py"), "--only", "cross", "--only", "e2fsprogs"],
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
                           check=False)
     if done.returncode != 0:
         reason = done.stdout.partition("setup: ")[2].strip() or f"set-up ended with status {done.returncode}"
         raise (setup.NotDownloaded if done.returncode == setup.NotDownloaded.status else setup.SetupError)(reason)
-    return driver.get(name)
+    return driver.get(name) if build else driver.find(name)

@@ -895,6 +895,16 @@ def linux_steps() -> Iterator[Step]:
     yield Step("linux-cells", [sys.executable, "tests/linux_test.py", *LINUX_CELLS], 1200, read_tap)
 
 
+def driver_steps() -> Iterator[Step]:
+    """Boots Linux with the driver above the shim: short runs, where there is a kernel with cleancache."""
+    yield Step("driver-setup", [sys.executable, "qemu/setup.py", "--only", "linux"], 600,
+               read_fetch("Debian's busybox", "driver-files"))
+    if not (BUILD / "linux" / "busybox").is_file():
+        return
+    yield Step("driver-ramdisk", ["make", "--no-print-directory", "initramfs"], 300, read_single("the ramdisk builds"))
+    yield Step("driver-files", [sys.executable, "tests/filework.py", "quick"], 760, read_tap)
+
+
 def compare_steps() -> Iterator[Step]:
     """Compares what a guest sees above the shim with what it sees without, on two versions of QEMU."""
     yield Step("compare-setup", [sys.executable, "qemu/setup.py", "--only", "linux"], 600,
@@ -948,6 +958,7 @@ SUITES = [
     Suite("uboot", "U-Boot boots shim and guest from a disk: booti, a FIT, one file, Debian's Linux", uboot_steps, needs_firmware=True),
     Suite("packed", "shim and guest in one file, whole and damaged; the tools that make it, disks and FITs", packed_steps, needs_firmware=True),
     Suite("linux", "Debian's Linux above the shim: checks, shell, memory tagging", linux_steps, needs_firmware=True),
+    Suite("driver", "Linux with the driver: files and tags at the same time, in the same storage", driver_steps, needs_firmware=True),
     Suite("compare", "what a guest sees of the CPU, above the shim and without it; on the newest QEMU too", compare_steps,
           needs_firmware=True),
     Suite("entry", "entered at EL1 or EL3: a message, and a stop", entry_steps, needs_firmware=True),
