@@ -4,7 +4,7 @@
 
 use core::fmt::Write;
 
-use crate::content::{CELL, CELL_WORDS, Cell, Mismatch, PAGE_CELLS};
+use crate::content::{CELL, CELL_WORDS, Cell, Mismatch};
 use crate::sys::{self, Mapping, Range, Result};
 use crate::text::println;
 
@@ -73,6 +73,8 @@ pub struct File {
     path: Path,
     buffered: u64,
     direct: u64,
+    /// All that it can have, so what is beyond its end must not be touched.
+    mapping: Mapping,
     /// Cells that it has.
     cells: u64,
     /// The model of as many cells as it can have.
@@ -87,7 +89,8 @@ impl File {
         let _ = sys::unlink(path.bytes());
         let model = words(most_cells)?;
         let (buffered, direct) = (sys::open(path.bytes(), false)?, sys::open(path.bytes(), true)?);
-        Ok(File { id, path, buffered, direct, cells: 0, model, newest: 0 })
+        let mapping = Mapping::file(buffered, most_cells * CELL)?;
+        Ok(File { id, path, buffered, direct, mapping, cells: 0, model, newest: 0 })
     }
 
     /// How many cells it has.
@@ -108,13 +111,10 @@ impl File {
             Way::Call => sys::pread(self.buffered, words, first * CELL)?,
             Way::Direct => sys::pread(self.direct, words, first * CELL)?,
             Way::Map => {
-                let (mapping, start) = self.map(first, cells, false)?;
-                // SAFETY: mapped for reading, inside the file, and only this process changes it.
-                let mapped =
-                    unsafe { core::slice::from_raw_parts(start as *const u64, words.len()) };
-                let wrong = self.compare(mapped, first, "read by mmap");
-                drop(mapping);
-                return Ok(wrong);
+                let start = self.address(first) as *const u64;
+                // SAFETY: mapped, inside the file, and only this process changes it.
+                let mapped = unsafe { core::slice::from_raw_parts(start, words.len()) };
+                return Ok(self.compare(mapped, first, "read by mmap"));
             }
         }
         Ok(self.compare(words, first, if way == Way::Call { "read" } else { "read by O_DIRECT" }))
@@ -139,12 +139,12 @@ impl File {
             Way::Call => sys::pwrite(self.buffered, words, first * CELL)?,
             Way::Direct => sys::pwrite(self.direct, words, first * CELL)?,
             Way::Map => {
-                let (mapping, start) = self.map(first, cells, true)?;
-                // SAFETY: mapped for writing, inside the file, and only this process uses it.
-                unsafe { core::slice::from_raw_parts_mut(start as *mut u64, words.len()) }
+                let start = self.address(first) as *mut u64;
+                // SAFETY: mapped, inside the file, and only this process uses it.
+                unsafe { core::slice::from_raw_parts_mut(start, words.len()) }
                     .copy_from_slice(words);
                 if sync {
-                    mapping.sync()?;
+                    self.mapping.sync(first * CELL, cells * CELL)?;
                 }
             }
         }
@@ -208,8 +208,10 @@ impl File {
         sys::sync(self.buffered)
     }
 
-    /// Has the page cache drop what is clean of a range, in whole pages.
-    pub fn drop_cached(&self, first: u64, cells: u64) -> Result<()> {
+    /// Has the page cache drop what is clean of a range, in whole pages. It keeps what is mapped, so
+    /// the file is mapped anew.
+    pub fn drop_cached(&mut self, first: u64, cells: u64) -> Result<()> {
+        self.mapping = Mapping::file(self.buffered, self.most_cells() * CELL)?;
         sys::drop_cached(self.buffered, first * CELL, cells * CELL)
     }
 
@@ -220,6 +222,7 @@ impl File {
         sys::unlink(self.path.bytes())?;
         (self.buffered, self.direct) =
             (sys::open(self.path.bytes(), false)?, sys::open(self.path.bytes(), true)?);
+        self.mapping = Mapping::file(self.buffered, self.most_cells() * CELL)?;
         let all = self.cells;
         self.range(0, all).fill(NEVER);
         self.cells = 0;
@@ -230,18 +233,9 @@ impl File {
         &mut self.model[first as usize..(first + cells) as usize]
     }
 
-    /// Maps the pages of a range; returns the mapping and where the range is in it.
-    fn map(&self, first: u64, cells: u64, writable: bool) -> Result<(Mapping, u64)> {
-        let skipped = first % PAGE_CELLS;
-        let pages = (skipped + cells).div_ceil(PAGE_CELLS);
-        let mapping = Mapping::file(
-            self.buffered,
-            (first - skipped) * CELL,
-            pages * PAGE_CELLS * CELL,
-            writable,
-        )?;
-        let start = mapping.start() + skipped * CELL;
-        Ok((mapping, start))
+    /// Where a cell is mapped.
+    fn address(&self, cell: u64) -> u64 {
+        self.mapping.start() + cell * CELL
     }
 
     /// Compares contents with the model.

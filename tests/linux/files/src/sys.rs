@@ -4,6 +4,8 @@
 
 use core::arch::{asm, global_asm};
 
+use crate::content::PAGE;
+
 global_asm!(
     // The stack pointer is all that the kernel gives a program; a frame record of zeros ends
     // every backtrace.
@@ -216,12 +218,11 @@ impl Mapping {
         Ok(Mapping { start, length })
     }
 
-    /// Maps a range of a file, both multiples of the page size.
-    pub fn file(file: u64, offset: u64, length: u64, writable: bool) -> Result<Mapping> {
-        let protection = PROT_READ | if writable { PROT_WRITE } else { 0 };
+    /// Maps a file from its beginning on, beyond its end too.
+    pub fn file(file: u64, length: u64) -> Result<Mapping> {
+        let arguments = [0, length, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0];
         // SAFETY: the kernel chooses a place where nothing is.
-        let start = unsafe { call(MMAP, [0, length, protection, MAP_SHARED, file, offset]) }?;
-        Ok(Mapping { start, length })
+        Ok(Mapping { start: unsafe { call(MMAP, arguments) }?, length })
     }
 
     /// Where it is.
@@ -229,10 +230,12 @@ impl Mapping {
         self.start
     }
 
-    /// Waits until what was written to a mapped file is on the disk.
-    pub fn sync(&self) -> Result<()> {
+    /// Waits until what was written to a range of a mapped file is on the disk.
+    pub fn sync(&self, offset: u64, length: u64) -> Result<()> {
+        let first = (self.start + offset) / PAGE * PAGE;
+        let length = self.start + offset + length - first;
         // SAFETY: it reads what is mapped.
-        unsafe { call(MSYNC, [self.start, self.length, MS_SYNC, 0, 0, 0]) }.map(|_| ())
+        unsafe { call(MSYNC, [first, length, MS_SYNC, 0, 0, 0]) }.map(|_| ())
     }
 }
 

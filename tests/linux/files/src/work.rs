@@ -59,20 +59,20 @@ use Operation::{
 
 /// The operations, how often each is picked, and their names.
 const MIX: [(Operation, u64, &str); 15] = [
-    (Read, 380, "reads"),
-    (Write, 130, "writes"),
+    (Read, 450, "reads"),
+    (Write, 120, "writes"),
     (MapRead, 150, "reads by mmap"),
-    (MapWrite, 70, "writes by mmap"),
-    (DirectRead, 40, "reads by O_DIRECT"),
-    (DirectWrite, 25, "writes by O_DIRECT"),
+    (MapWrite, 60, "writes by mmap"),
+    (DirectRead, 30, "reads by O_DIRECT"),
+    (DirectWrite, 20, "writes by O_DIRECT"),
     (Shorten, 20, "truncates to less"),
     (Lengthen, 20, "truncates to more"),
     (Punch, 30, "holes punched"),
     (Zero, 15, "ranges zeroed"),
     (Collapse, 3, "ranges collapsed"),
     (Insert, 3, "ranges inserted"),
-    (Sync, 14, "syncs"),
-    (Drop, 90, "drops from the page cache"),
+    (Sync, 5, "syncs"),
+    (Drop, 80, "drops from the page cache"),
     (Recreate, 10, "files made anew"),
 ];
 
