@@ -27,7 +27,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn, Optional
 
@@ -172,9 +172,15 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=sorted(RUNS))
     parser.add_argument("--only", metavar="TEXT", help="the runs that have this in their name")
+    parser.add_argument("--operations", type=int, metavar="N", help="what each process of a storm does, rather than what the run says")
     parser.add_argument("--list", action="store_true", help="list the runs")
     options = parser.parse_args()
     chosen = [run for run in RUNS[options.what] if not options.only or options.only in run.name]
+    if options.operations is not None:
+        if options.operations < 1:
+            parser.exit(2, f"filework: --operations {options.operations} is less than 1\n")
+        chosen = [replace(run, words={**run.words, "operations": str(options.operations)}) if run.case == "storm" else run
+                  for run in chosen]
     if options.list:
         for run in chosen:
             print(run.name)
