@@ -55,7 +55,7 @@ BARE_DOC = $(CARGO_ENV) RUSTDOCFLAGS="$(DOC_FLAGS) --document-private-items" $(C
 BARE_OUT := target/$(TARGET)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean linux-test packed uboot-disk uboot linux-compare psci-test mte-selftest driver driver-test demo
+.PHONY: help setup build image harness machine initramfs run linux linux-costs test symbolize dist doc model protocol steps litmus mutants schedules miri fuzz throughput scale quality bench lint fmt clean distclean linux-test packed uboot-disk uboot linux-compare psci-test mte-selftest driver driver-test driver-costs demo
 # Cargo uses all cores by itself, and the lines of two suites or builds mixed up help nobody.
 .NOTPARALLEL:
 
@@ -145,9 +145,13 @@ psci-test: image machine initramfs ## Idle states, hotplug, suspend, kexec and k
 driver: setup ## Builds the Linux driver's modules for every kernel that can be had (build/driver)
 	$(Q)$(PYTHON) qemu/driver.py $(ARGS)
 
-# ARGS goes to the tests: make driver-test ARGS='--only kexec'. About an hour.
-driver-test: image machine initramfs ## Linux with the driver: a million verified file operations, tags, hotplug, reload, kexec
-	$(Q)$(PYTHON) tests/filework.py all $(ARGS)
+# Parts of it: python3 tests/filework.py all --only kexec, tests/driver_test.py --help. Hours on a busy machine.
+driver-test: image machine initramfs ## Linux with the driver, on all kernels: tags, a million verified file operations, hotplug, reload, kexec
+	$(Q)status=0; $(PYTHON) tests/driver_test.py all || status=1; $(PYTHON) tests/filework.py all || status=1; exit $$status
+
+# Recorded runs on one CPU that counts instructions: minutes.
+driver-costs: image machine initramfs ## Counts what the driver costs Linux, and the disk reads that it saves (build/driver-costs)
+	$(Q)$(PYTHON) tests/driver_costs.py
 
 # ARGS='--cpus 4'. The kernel is got as for `make driver`.
 demo: image machine initramfs ## Linux keeps page cache in idle tag storage: shown on files and tags (build/demo; 2 minutes)

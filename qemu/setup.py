@@ -14,7 +14,8 @@ build/linux/kernels (`--kernel NAME` gets one of them alone). With `--only herd`
 Linux: build/tools/bin/aarch64-linux-gnu-gcc and the binutils beside it, unless the system has them; with `--only selftests`, and then
 only, the kernel's own selftests of memory tagging for `make mte-selftest`; with `--only headers`, and then only, trees to build modules for
 Debian's kernels, and with `--only cleancache-kernel` or `cleancache-debug`, and then only, a Linux 5.10 with cleancache, which is built here
-unless CLEANCACHE_KERNEL names a directory that has one: all under build/linux/trees, for `make driver`. Exit status: 0 if all is there, 3 if one of these could not be
+unless CLEANCACHE_KERNEL names a directory that has one: all under build/linux/trees, for `make driver`; with `--only e2fsprogs`, and then
+only, mke2fs for the disks of the driver's guest, unless the system has it. Exit status: 0 if all is there, 3 if one of these could not be
 downloaded, 1 for any other trouble.
 
 Results: build/tools.json (read by qemu/run.py, qemu/initramfs.py and tests/suite.py); build/cargo.env and build/cargo.flags (read by the

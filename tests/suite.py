@@ -898,10 +898,11 @@ def linux_steps() -> Iterator[Step]:
 def driver_steps() -> Iterator[Step]:
     """Boots Linux with the driver above the shim: short runs, where there is a kernel with cleancache."""
     yield Step("driver-setup", [sys.executable, "qemu/setup.py", "--only", "linux"], 600,
-               read_fetch("Debian's busybox", "driver-files"))
+               read_fetch("Debian's busybox", "driver-core, driver-files"))
     if not (BUILD / "linux" / "busybox").is_file():
         return
     yield Step("driver-ramdisk", ["make", "--no-print-directory", "initramfs"], 300, read_single("the ramdisk builds"))
+    yield Step("driver-core", [sys.executable, "tests/driver_test.py", "quick"], 900, read_tap)
     yield Step("driver-files", [sys.executable, "tests/filework.py", "quick"], 760, read_tap)
 
 

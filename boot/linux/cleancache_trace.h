@@ -34,7 +34,7 @@ DECLARE_EVENT_CLASS(tagstash_page,
 		__entry->status = status;
 	),
 
-	/* Mostly word 0 of the object is the inode's number. The status is the call's, 0: success. */
+	/* Word 0 is mostly the inode's number. The status is the call's, 0: success. */
 	TP_printk("pool=%d object=%#llx,%#llx,%#llx index=%llu status=%d",
 		  __entry->pool, __entry->object0, __entry->object1, __entry->object2,
 		  __entry->index, __entry->status)
