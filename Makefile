@@ -250,10 +250,8 @@ $(BENCH):
 lint: setup ## Checks formatting and lints, host and firmware
 	$(Q)$(CARGO) fmt --all --check
 	$(Q)$(CARGO) clippy --workspace --all-targets --target-dir target/clippy -- -D warnings
-	$(Q)$(BARE_CLIPPY) -p tagstash -p harness -p monitor -p mte-demo -p cpu-report -p kexec \
-		--features tagstash/firmware,harness/firmware,monitor/firmware,mte-demo/guest,cpu-report/guest,kexec/guest \
-	$(Q)$(BARE_CLIPPY) -p tagstash -p harness -p mte-demo -p cpu-report -p kexec -p filework \
-		--features tagstash/firmware,harness/firmware,mte-demo/guest,cpu-report/guest,kexec/guest,filework/guest \
+	$(Q)$(BARE_CLIPPY) -p tagstash -p harness -p monitor -p mte-demo -p cpu-report -p kexec -p filework \
+		--features tagstash/firmware,harness/firmware,monitor/firmware,mte-demo/guest,cpu-report/guest,kexec/guest,filework/guest \
 		-- -D warnings
 
 fmt: ## Formats the sources

@@ -278,8 +278,8 @@ def lint_steps() -> Iterator[Step]:
     """Checks formatting and lints."""
     cargo = ["cargo", "clippy", "--target-dir", "target/clippy"]
     firmware = ["--target", "aarch64-unknown-none-softfloat", "-p", "tagstash", "-p", "harness", "-p", "monitor", "-p",
-                "mte-demo", "-p", "cpu-report", "-p", "kexec", "--features",
-                "tagstash/firmware,harness/firmware,monitor/firmware,mte-demo/guest,cpu-report/guest,kexec/guest"]
+                "mte-demo", "-p", "cpu-report", "-p", "kexec", "-p", "filework", "--features",
+                "tagstash/firmware,harness/firmware,monitor/firmware,mte-demo/guest,cpu-report/guest,kexec/guest,filework/guest"]
     flags, env = bare_metal()
     yield Step("lint-host", ["sh", "-c", "cargo fmt --all --check && exec \"$@\"", "sh", *cargo, "--workspace",
                              "--all-targets", "--", "-D", "warnings"], 240,
