@@ -38,4 +38,20 @@ static inline bool tagstash_stores_tags(u32 insn)
 	return false;
 }
 
+/**
+ * tagstash_is_address() - tells a literal that is a kernel address from an instruction
+ * @place: where the word is
+ * @next: the word after it
+ *
+ * Assembly puts addresses between functions, and with KASLR their low half may look like anything.
+ * Their high half is 0xffffxxxx, which is no instruction (it is not allocated): no code that runs
+ * through the word before would get past it.
+ *
+ * Return: whether the word is the low half of an address
+ */
+static inline bool tagstash_is_address(unsigned long place, u32 next)
+{
+	return !(place & 7) && next >> 16 == 0xffff;
+}
+
 #endif /* TAGSTASH_INSN_H */

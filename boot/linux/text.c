@@ -6,8 +6,9 @@
  * up: every instruction is decoded, and a tag store in a function without a hook forbids
  * activation. Modules that are loaded later are searched before they run.
  *
- * Words between functions (literals, tables) are decoded too. One that looks like a tag store
- * forbids activation as well: a false alarm costs the stash, a missed store somebody's data.
+ * Words between functions (literals, tables) are decoded too, but for addresses. One that looks
+ * like a tag store forbids activation as well: a false alarm costs the stash, a missed store
+ * somebody's data.
  */
 #define pr_fmt(fmt) "tagstash: " fmt
 
@@ -48,14 +49,18 @@ static void search(unsigned long start, unsigned long end)
 {
 	/* sprint_symbol() writes this much at most. */
 	char name[KSYM_SYMBOL_LEN];
-	const u32 *insn;
+	const __le32 *insn = (const __le32 *)start, *last = (const __le32 *)end - 1;
 	unsigned long n = 0;
 
-	for (insn = (const u32 *)start; insn < (const u32 *)end; insn++) {
+	for (; insn <= last; insn++) {
 		if (++n % 65536 == 0)
 			cond_resched();
-		if (!tagstash_stores_tags(le32_to_cpu(*(const __le32 *)insn)) ||
-		    is_hooked((unsigned long)insn, name))
+		if (!tagstash_stores_tags(le32_to_cpu(*insn)))
+			continue;
+		if (insn < last &&
+		    tagstash_is_address((unsigned long)insn, le32_to_cpu(*(insn + 1))))
+			continue;
+		if (is_hooked((unsigned long)insn, name))
 			continue;
 		mutex_lock(&culprit_lock);
 		if (!culprit[0])
