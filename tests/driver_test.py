@@ -113,7 +113,7 @@ def refusals(kernel: str) -> list[Run]:
         refusal("no tag storage to lend", "no tag storage to lend", words="tagstash.off"),
         refusal("another major version", "has version 1", changes=(
             ("calls.h", "#define TAGSTASH_MAJOR			1", "#define TAGSTASH_MAJOR			2"),)),
-        refusal("a kernel that tags all of its memory", "KASAN_HW_TAGS", changes=(
+        refusal("a kernel that tags all of its memory", "stores tags of all memory", changes=(
             ("main.c", "IS_ENABLED(CONFIG_KASAN_HW_TAGS)", "true"),)),
     ]
 
@@ -270,6 +270,13 @@ def ramdisk(run: Run, kernel: trees.Kernel, built: Path, directory: Path) -> Pat
     return image
 
 
+def tool(words: list[str], text: str = "") -> str:
+    """Runs one of set-up's programs, by its name in tools.json; returns what it printed."""
+    record = mte.tools()[words[0]]
+    return subprocess.run([*record["argv"], *words[1:]], check=True, env={**machine.os.environ, **record.get("env", {})}, timeout=60,
+                          input=text, stdout=subprocess.PIPE, text=True).stdout
+
+
 def command(run: Run, kernel: trees.Kernel, initrd: Path, directory: Path) -> list[str]:
     """Writes the command that makes the run."""
     words = [sys.executable, str(ROOT / "qemu" / "run.py"), "--cpus", str(run.cpus), "--memory", str(run.memory),
@@ -284,15 +291,10 @@ def command(run: Run, kernel: trees.Kernel, initrd: Path, directory: Path) -> li
         return words
     tree = directory / "alone.dtb"
     dump = directory / "qemu.dtb"
-    tools = mte.tools()
-    qemu, dtc = ([*tools[name]["argv"]] for name in ("qemu", "dtc"))
-    environment = {**machine.os.environ, **tools["qemu"].get("env", {}), **tools["dtc"].get("env", {})}
-    subprocess.run([*qemu, "-machine", f"virt,mte=on,gic-version=3,dumpdtb={dump}", "-cpu", "max", "-smp", str(run.cpus), "-m",
-                    str(run.memory), "-display", "none"], check=True, env=environment, timeout=60, stdout=subprocess.DEVNULL)
-    source = subprocess.run([*dtc, "-q", "-I", "dtb", "-O", "dts", str(dump)], check=True, env=environment, timeout=60,
-                            stdout=subprocess.PIPE, text=True).stdout
-    subprocess.run([*dtc, "-q", "-I", "dts", "-O", "dtb", "-o", str(tree), "-"], check=True, env=environment, timeout=60,
-                   input=source + run.alone, text=True)
+    tool(["qemu", "-machine", f"virt,mte=on,gic-version=3,dumpdtb={dump}", "-cpu", "max", "-smp", str(run.cpus), "-m",
+          str(run.memory), "-display", "none"])
+    source = tool(["dtc", "-q", "-I", "dtb", "-O", "dts", str(dump)])
+    tool(["dtc", "-q", "-I", "dts", "-O", "dtb", "-o", str(tree), "-"], source + run.alone)
     return [*words, "-dtb", str(tree)]
 
 
