@@ -32,6 +32,7 @@
 #include <linux/nodemask.h>
 #include <linux/percpu.h>
 #include <linux/printk.h>
+#include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/spinlock.h>
 #include <linux/version.h>
@@ -201,28 +202,35 @@ static unsigned long flags_of(struct page *page)
 #endif
 }
 
-/* Whether the page's tags are in use, or about to be. */
-static bool is_tagged(struct page *page)
+/* Whether the kernel has marked the page: its tags are in use. */
+static bool is_marked(struct page *page)
 {
 	unsigned long flags = flags_of(page);
 
 	/* Of memory that has no page, debugging kernels fill the descriptor with ones. */
-	if (flags == ~0UL)
-		return false;
+	return flags != ~0UL && (flags & BIT(PG_mte_tagged));
+}
+
+/* The same, or they are about to be: somebody is at work on them. */
+static bool is_tagged(struct page *page)
+{
 #ifdef PG_mte_lock
-	if (flags & BIT(PG_mte_lock))
+	unsigned long flags = flags_of(page);
+
+	if (flags != ~0UL && (flags & BIT(PG_mte_lock)))
 		return true;
 #endif
-	return flags & BIT(PG_mte_tagged);
+	return is_marked(page);
 }
 
 /*
  * Visits each run of tagged pages: a page, or all of a hugetlb folio, which is marked
  * on its first page.
  */
+typedef bool (*test_fn)(struct page *page);
 typedef void (*visit_fn)(unsigned long pfn, unsigned long pages, void *data);
 
-static void visit_tagged(visit_fn visit, void *data)
+static void visit_tagged(test_fn test, visit_fn visit, void *data)
 {
 	unsigned long pfn;
 	struct page *page;
@@ -233,14 +241,14 @@ static void visit_tagged(visit_fn visit, void *data)
 		if (!pfn_valid(pfn))
 			continue;
 		page = pfn_to_page(pfn);
-		if (is_tagged(page))
+		if (test(page))
 			visit(pfn, PageHead(page) && PageHuge(page) ? compound_nr(page) : 1, data);
 	}
 	/*
 	 * The tags of the page of zeros are cleared at boot, and not all kernels mark it. Programs
 	 * may read them.
 	 */
-	if (!is_tagged(ZERO_PAGE(0)))
+	if (!test(ZERO_PAGE(0)))
 		visit(page_to_pfn(ZERO_PAGE(0)), 1, data);
 }
 
@@ -261,7 +269,7 @@ static void claim_walked(unsigned long pfn, unsigned long pages, void *data)
  */
 void tagstash_claim_tagged(void)
 {
-	visit_tagged(claim_walked, NULL);
+	visit_tagged(is_tagged, claim_walked, NULL);
 }
 
 /**
@@ -293,6 +301,11 @@ static bool is_missing(unsigned long pfn)
 	return (res.a1 & TAGSTASH_QUERY_HAS_STORAGE) && !(res.a1 & TAGSTASH_QUERY_CLAIMED);
 }
 
+/*
+ * A page may be marked a moment before its hook, or be looked at as it is freed. Who is in between
+ * has got to the end of it when every task has passed a quiescent point; if the page still is as it
+ * was, the claim is missing. Three times, as the page may have begun another life meanwhile.
+ */
 static void audit_page(unsigned long pfn, unsigned long pages, void *data)
 {
 	struct tagstash_audit *audit = data;
@@ -300,17 +313,16 @@ static void audit_page(unsigned long pfn, unsigned long pages, void *data)
 
 	audit->tagged += pages;
 	for (; pages; pfn++, pages--) {
-		/*
-		 * Where the mark comes before the hook, or the page has just been freed, another
-		 * look finds it right: nobody stays between the two for long, as page-table locks
-		 * are held there.
-		 */
-		for (looks = 0; looks < 100 && is_missing(pfn) &&
-		     is_tagged(pfn_to_page(pfn)); looks++)
-			cond_resched();
-		if (looks < 100)
+		if (!is_missing(pfn))
 			continue;
-		if (!audit->missing++)
+		audit->late++;
+		/* Where many are missing, the rest need not be waited for. */
+		for (looks = audit->missing < 4 ? 0 : 3; looks < 3; looks++) {
+			synchronize_rcu_tasks();
+			if (!is_missing(pfn) || !is_marked(pfn_to_page(pfn)))
+				break;
+		}
+		if (looks == 3 && !audit->missing++)
 			audit->first = pfn;
 	}
 }
@@ -326,7 +338,7 @@ void tagstash_audit_claims(struct tagstash_audit *audit)
 	memset(audit, 0, sizeof(*audit));
 	if (!claimed)
 		return;
-	visit_tagged(audit_page, audit);
+	visit_tagged(is_marked, audit_page, audit);
 	audit->claimed = bitmap_weight(claimed, end_pfn - first_pfn);
 }
 

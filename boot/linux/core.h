@@ -73,12 +73,14 @@ struct tagstash_counters {
  * struct tagstash_audit - the claims beside what the kernel says of its pages
  * @tagged: pages with tags in use, as the kernel's flags have it
  * @claimed: pages that the core holds a claim for
- * @missing: tagged pages that the shim says have no claim
+ * @late: tagged pages that the shim said had no claim, at the first look
+ * @missing: of these, pages that had none when everybody at work on them was done
  * @first: page frame number of the first that is missing
  */
 struct tagstash_audit {
 	unsigned long tagged;
 	unsigned long claimed;
+	unsigned long late;
 	unsigned long missing;
 	unsigned long first;
 };

@@ -156,8 +156,8 @@ static int audit_show(struct seq_file *file, void *data)
 	struct tagstash_audit audit;
 
 	tagstash_audit_claims(&audit);
-	seq_printf(file, "tagged: %lu\nclaimed: %lu\nmissing: %lu\n", audit.tagged, audit.claimed,
-		   audit.missing);
+	seq_printf(file, "tagged: %lu\nclaimed: %lu\nlate: %lu\nmissing: %lu\n", audit.tagged,
+		   audit.claimed, audit.late, audit.missing);
 	if (audit.missing)
 		seq_printf(file, "first_missing_pfn: %#lx\n", audit.first);
 	return 0;
