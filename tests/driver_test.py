@@ -161,7 +161,7 @@ def fault(what: str, seen: str, changes: list[tuple[str, str, str]], parts: str 
 STRUCT = "struct hook {"
 NOTHING = "static int on_nothing(struct kprobe *probe, struct pt_regs *regs)\n{\n\treturn 0;\n}\n\n"
 # A claim that comes late, as if the CPU had been held up: time for another one to use the page.
-LATE = ("#include <linux/delay.h>\nstatic int on_late_page(struct kprobe *probe, struct pt_regs *regs)\n{\n\tmdelay(2);\n"
+LATE = ("#include <linux/delay.h>\nstatic int on_late_page(struct kprobe *probe, struct pt_regs *regs)\n{\n\tif (!(regs->regs[0] >> PAGE_SHIFT & 15))\n\t\tmdelay(2);\n"
         "\ttagstash_claim_pages(__phys_to_pfn(virt_to_phys((void *)regs->regs[0])), 1);\n\treturn 0;\n}\n\n")
 
 

@@ -191,6 +191,12 @@ static int hook_and_claim(void)
 		snprintf(reason, sizeof(reason), "a hook could not be placed (error %d)", error);
 		return error;
 	}
+	/* All kprobes may be disarmed just now, which their registration does not tell. */
+	if (!tagstash_hooks_intact(why, sizeof(why))) {
+		strscpy(reason, why, sizeof(reason));
+		tagstash_hooks_remove();
+		return -EBUSY;
+	}
 	/*
 	 * Without preemption, no task leaves the CPU inside those functions but where it faults on
 	 * user memory, with the page marked; a grace period is enough, and that is what this call
