@@ -178,13 +178,13 @@ def hook_left_out(name: str, kernel: str = "5.10") -> Fault:
 
 FAULTS = [
     hook_left_out("mte_copy_page_tags"),
-    hook_left_out("mte_restore_page_tags", "6.1"),
+    hook_left_out("mte_restore_page_tags", "6.12"),
     fault("a CPU that is held up before it clears tags (no fault)", "",
           [handler("mte_clear_page_tags", "on_late_page"), ("hooks.c", STRUCT, LATE + STRUCT)], "load,tags", words="guest.late=8"),
     fault("no hook at mte_sync_tags, and a CPU that is held up", r"pages are claimed before they are marked",
           [handler("mte_clear_page_tags", "on_late_page"), handler("mte_sync_tags", "on_nothing", "on_sync"),
            ("hooks.c", STRUCT, LATE + NOTHING + STRUCT)], "load,tags", words="guest.late=8"),
-    hook_left_out("mte_zero_clear_page_tags", "6.1"),
+    hook_left_out("mte_zero_clear_page_tags", "6.12"),
     fault("a claim does not call the shim", r"claim|damaged|wrong|checks of memory tagging",
           [("claims.c", "while (left && !tagstash_reclaim(address, left, &res)) {",
             "for (res.a1 = res.a2 = left; left;) {")]),
