@@ -32,7 +32,7 @@ CMA = (168_489, 173_260, 255_654)
 TAKEN = "tags of a page cleared, its block holds a cached page"
 # Cases that some setting has to have, so that a change that loses them is seen.
 NEEDED = ["null hypercall", "get that misses", "put", "get that hits", "invalidate a page that is not", "invalidate a file", TAKEN,
-          "tags of a page cleared, nothing is claimed", "tags of a page cleared again", "page freed"]
+          "tags of a page cleared, nothing is claimed", "tags of a page cleared again", "page with tags freed", "page without tags freed"]
 
 
 def boot(guest: driverguest.Guest) -> str:

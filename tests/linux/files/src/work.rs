@@ -259,8 +259,13 @@ fn operate(
             }
         }
         Write | DirectWrite => {
-            let (way, unit) =
-                if operation == Write { (Way::Call, 1) } else { (Way::Direct, SECTOR_CELLS) };
+            let (way, unit) = match operation {
+                DirectWrite => (Way::Direct, SECTOR_CELLS),
+                // Whole pages are written without being read first: what the stash has of them is
+                // then not asked for, and has to be dropped.
+                _ if random.below(2) == 0 => (Way::Call, PAGE_CELLS),
+                _ => (Way::Call, 1),
+            };
             let (first, cells) = pick_write(file, random, unit);
             file.write(way, first, cells, buffer, false)?;
         }
