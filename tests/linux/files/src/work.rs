@@ -300,10 +300,10 @@ fn operate(
             }
         }
         Insert => {
-            if let Some((first, cells)) = pick_inside(file, random, PAGE_CELLS) {
-                if file.cells() + cells <= file.most_cells() {
-                    file.insert(first, cells)?;
-                }
+            if let Some((first, cells)) = pick_inside(file, random, PAGE_CELLS)
+                && file.cells() + cells <= file.most_cells()
+            {
+                file.insert(first, cells)?;
             }
         }
         Sync => file.sync()?,
