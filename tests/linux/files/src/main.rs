@@ -5,9 +5,10 @@
 //! * `work DIRECTORY [processes=N] [files=N] [size=KIB] [operations=N] [seed=N]`: random reads,
 //!   writes, truncates, mappings, O_DIRECT, hole punching and their like, by each process on files
 //!   of its own
-//! * `make DIRECTORY [files=N] [size=KIB]`: files that the next one reads
-//! * `pass DIRECTORY [files=N] [size=KIB] [order=loop|uniform|skewed] [processes=N] [seed=N]`: reads
-//!   as much as there is in them
+//! * `make DIRECTORY [files=N] [size=KIB] [first=N]`: files that the next one reads, numbered from
+//!   `first`, which their contents depend on
+//! * `pass DIRECTORY [files=N] [size=KIB] [first=N] [order=loop|uniform|skewed] [processes=N]
+//!   [seed=N]`: reads as much as there is in them
 //! * `tag MIB [seed=N]`: gives each granule of so much memory a random tag, says so, and reads all
 //!   tags back when its input ends
 //! * `hold MIB`: takes so much memory, says so, and gives it back when its input ends
@@ -108,11 +109,12 @@ pub(crate) extern "C" fn start(words: *const u64) -> ! {
             })
         }
         (Some(command @ ("make" | "pass")), Some(directory)) => {
-            arguments.check(&["files", "size", "order", "processes", "seed"]);
+            arguments.check(&["files", "size", "first", "order", "processes", "seed"]);
             let set = Set {
                 directory,
                 files: arguments.number("files", 1, 16, 1000),
                 size: arguments.number("size", 4, 1024, 1 << 20) / 4 * 4,
+                first: arguments.number("first", 0, 0, 90_000),
             };
             let order = match arguments.value("order") {
                 None | Some("loop") => Order::Loop,
@@ -149,8 +151,8 @@ pub(crate) extern "C" fn start(words: *const u64) -> ! {
 fn usage() -> ! {
     println!(
         "usage: filework work DIRECTORY [processes=N] [files=N] [size=KIB] [operations=N] [seed=N]\n\
-         \x20      filework make DIRECTORY [files=N] [size=KIB]\n\
-         \x20      filework pass DIRECTORY [files=N] [size=KIB] [order=loop|uniform|skewed] \
+         \x20      filework make DIRECTORY [files=N] [size=KIB] [first=N]\n\
+         \x20      filework pass DIRECTORY [files=N] [size=KIB] [first=N] [order=loop|uniform|skewed] \
          [processes=N] [seed=N]\n\
          \x20      filework tag MIB [seed=N]\n\
          \x20      filework hold MIB"

@@ -16,6 +16,8 @@ pub struct Set<'a> {
     pub files: u64,
     /// KiB of each.
     pub size: u64,
+    /// The number of the first: sets with other numbers have other contents.
+    pub first: u64,
 }
 
 /// In which order a pass reads.
@@ -42,7 +44,7 @@ impl Set<'_> {
     fn try_make(&self) -> Result<()> {
         let buffer = words(MOST_CELLS * CELL_WORDS as u64)?;
         for id in 0..self.files {
-            let mut file = File::create(self.directory, id as u32, self.cells())?;
+            let mut file = File::create(self.directory, (self.first + id) as u32, self.cells())?;
             // By one version, so that whoever reads them knows it.
             file.fill(buffer)?;
             file.sync()?;
@@ -78,13 +80,13 @@ impl Set<'_> {
         let buffer = words(MOST_CELLS * CELL_WORDS as u64)?;
         let files = words(self.files)?;
         for (id, file) in (0..).zip(files.iter_mut()) {
-            let path = Path::new(self.directory, id).ok_or(Errno(36))?;
+            let path = Path::new(self.directory, self.first as u32 + id).ok_or(Errno(36))?;
             *file = sys::open(path.bytes(), false)?;
         }
         let mut read = |id: u64, first: u64, cells: u64| {
             let words = &mut buffer[..cells as usize * CELL_WORDS];
             sys::pread(files[id as usize], words, first * CELL)?;
-            let file = id as u32;
+            let file = (self.first + id) as u32;
             Ok(compare(words, first, "read", |index| Cell { file, index, version: 1 }))
         };
         let mut random = Random::new(seed, process);
