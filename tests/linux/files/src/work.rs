@@ -76,6 +76,18 @@ const MIX: [(Operation, u64, &str); 15] = [
     (Recreate, 10, "files made anew"),
 ];
 
+/// The place of writes among them.
+const WRITES: usize = 1;
+
+/// Tells which operations make Linux drop all that the stash has of the file. Half of the files are
+/// spared them, or pages would not stay there for long enough that one that is stale could show.
+fn is_violent(operation: Operation) -> bool {
+    matches!(
+        operation,
+        DirectWrite | Shorten | Lengthen | Punch | Zero | Collapse | Insert | Recreate
+    )
+}
+
 /// What the processes share.
 #[repr(C)]
 struct Shared {
@@ -167,8 +179,11 @@ impl Worker {
                 at = at.wrapping_sub(weight);
                 here
             });
-            let kind = kind.unwrap_or(0);
+            let mut kind = kind.unwrap_or(0);
             let which = self.random.below(self.files.len() as u64) as usize;
+            if which.is_multiple_of(2) && is_violent(MIX[kind].0) {
+                kind = WRITES;
+            }
             let Some(file) = &mut self.files[which] else { continue };
             let wrong = operate(MIX[kind].0, file, &mut self.random, self.buffer)
                 .inspect_err(|error| println!("filework: {}: error {}", MIX[kind].2, error.0))?;
