@@ -902,8 +902,8 @@ def linux_steps() -> Iterator[Step]:
 
 def driver_steps() -> Iterator[Step]:
     """Boots Linux with the driver above the shim: short runs, where there is a kernel with cleancache."""
-    yield Step("driver-setup", [sys.executable, "qemu/setup.py", "--only", "linux"], 600,
-               read_fetch("Debian's busybox", "driver-core, driver-files"))
+    yield Step("driver-setup", [sys.executable, "qemu/setup.py", "--only", "linux", "--only", "cross"], 600,
+               read_fetch("Debian's busybox and a compiler for arm64", "driver-core, driver-files"))
     if not (BUILD / "linux" / "busybox").is_file():
         return
     yield Step("driver-ramdisk", ["make", "--no-print-directory", "initramfs"], 300, read_single("the ramdisk builds"))
