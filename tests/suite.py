@@ -810,6 +810,8 @@ def uboot_steps() -> Iterator[Step]:
 
 def packed_steps() -> Iterator[Step]:
     """Runs guests that are in one file with the image, and files that are damaged; tries the tools for loaders."""
+    yield Step("packed-setup", [sys.executable, "qemu/setup.py", "--only", "u-boot"], 300,
+               read_fetch("U-Boot and mtools", "what is tried with them of disks and FITs"))
     yield Step("packed-tools", [sys.executable, "tests/loaders.py", "tools"], 240, read_tap)
     yield Step("packed-damaged", [sys.executable, "tests/loaders.py", "boot"], 400, read_tap)
     options = ["--own-tree", "--overlay", "boot/qemu-virt.dtso", "--pack"]
