@@ -226,7 +226,7 @@ const fn is_table(entry: u64, level: u32) -> bool {
 fn table_of<'a>(entry: u64) -> &'a Table {
     // SAFETY: `IdentityMap::new` and `Regime::allocate` say that tables lie where descriptors
     // say; none is ever freed, and entries are atomics, so that shared references are right.
-    unsafe { &*((entry & ADDRESS) as *const Table) }
+    unsafe { &*core::ptr::with_exposed_provenance((entry & ADDRESS) as usize) }
 }
 
 /// Returns the entry that maps `address` to itself at `level`; invalid for no attributes.
@@ -284,7 +284,7 @@ fn set_entries<R: Regime>(
                 }
             }
             set_entries(regime, &below.0, level + 1, part, attributes, false)?;
-            let descriptor = table.as_ptr() as u64 | VALID | TABLE_OR_PAGE;
+            let descriptor = table.as_ptr().expose_provenance() as u64 | VALID | TABLE_OR_PAGE;
             replace(regime, entry, PhysAddr(start), level, descriptor, live);
         }
         at = end;
@@ -441,7 +441,8 @@ mod tests {
 
     #[test]
     fn everything_is_mapped_with_exactly_the_tables_foretold() {
-        for pa_range in 0..=5 {
+        // Under Miri the smallest of each form: without level 0 and with it.
+        for pa_range in if cfg!(miri) { vec![0, 4] } else { (0..=5).collect() } {
             let shape = Shape::stage2(pa_range);
             let mut host = Host::with(shape.tables() - shape.root_tables);
             let mut map = map(shape);
@@ -477,9 +478,9 @@ mod tests {
 
     #[test]
     fn attributes_of_one_run_change_and_change_back() {
-        let shape = Shape::stage2(5);
+        let shape = Shape::stage2(if cfg!(miri) { 4 } else { 5 });
         let mut map = map(shape);
-        let mut host = Host::with(514);
+        let mut host = Host::with(shape.tables() - shape.root_tables + 2);
         map.set(&mut host, shape.range(), RAM).unwrap();
         let run = range(0x4002_0000, 0x4004_0000);
         map.set(&mut host, run, DEVICE).unwrap();

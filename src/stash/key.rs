@@ -104,7 +104,7 @@ mod tests {
             hashes.insert(full_hash(&changed));
             count += 1;
         };
-        for bit in 0..64 {
+        for bit in (0..64).step_by(if cfg!(miri) { 21 } else { 1 }) {
             for word in 0..OBJECT_WORDS {
                 let mut changed = key();
                 changed.object.words[word] ^= 1 << bit;

@@ -397,7 +397,13 @@ mod tests {
         let regions =
             Regions::new(vec![Region::new(tagged, storage, PAGE_SIZE).unwrap()], 1).unwrap();
         let stats = Stats::new(1);
-        for first in [0, 0x7fff_fff0, 0xffff_fff0, 0x1_7fff_fff0] {
+        // Under Miri only where the clock's lower half ends.
+        let (firsts, offers): (&[u64], u64) = if cfg!(miri) {
+            (&[0xffff_fff0], frames + 3)
+        } else {
+            (&[0, 0x7fff_fff0, 0xffff_fff0, 0x1_7fff_fff0], 3 * frames)
+        };
+        for &first in firsts {
             let buffer = MetadataBuffer::new(&regions);
             let metadata = buffer.metadata();
             for frame in 0..frames as u32 {
@@ -410,7 +416,7 @@ mod tests {
                 part: 0,
             };
             let hash = |number| key(number).hash(key(number).object.hash());
-            for number in first..first + 3 * frames {
+            for number in first..first + offers {
                 let offer = Offer {
                     key: key(number),
                     hash: hash(number),

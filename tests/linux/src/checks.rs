@@ -68,6 +68,9 @@ impl From<Errno> for Trouble {
 /// A check, with its name.
 pub type Check = (&'static str, fn() -> Outcome);
 
+/// How often is looked for what another process or CPU has to do, a millisecond apart.
+const PATIENCE: u32 = 10_000;
+
 /// The checks in their order.
 const CHECKS: [Check; 15] = [
     ("tags and faults on CPU 0", || on_cpu(0, 64 * KIB)),
@@ -228,10 +231,21 @@ pub fn offered(capabilities: u64) -> Outcome {
     Ok(())
 }
 
+/// Lets the process run on one CPU only; waits for it where CPUs go off and on.
+pub fn stay_on(cpu: u64) -> Outcome {
+    let mut patience = PATIENCE;
+    while sys::pin(cpu).is_err() {
+        check!(patience > 0, "CPU {cpu} is not online");
+        patience -= 1;
+        sys::pause(1);
+    }
+    Ok(())
+}
+
 /// Each CPU has control registers of its own, so each is asked: are tags kept, are they checked?
 /// Tried on `length` bytes.
 pub fn on_cpu(cpu: u64, length: u64) -> Outcome {
-    sys::pin(cpu)?;
+    stay_on(cpu)?;
     sys::set_tag_check(TagCheck::Sync, ALL_BUT_ZERO)?;
     let exposed = sys::tags_exposed()?;
     let area = Area::new(length, TAGGED)?;
@@ -490,14 +504,12 @@ fn traced() -> Outcome {
 /// memory of its own that the kernel takes back and clears.
 fn two_cpus() -> Outcome {
     const ROUNDS: u64 = 16;
-    /// How often a process looks for the other one, a millisecond apart.
-    const PATIENCE: u32 = 10_000;
     let area = Area::shared(MIB, TAGGED)?;
     let meeting = Area::shared(4 * KIB, PROT_READ | PROT_WRITE)?;
     // SAFETY: mapped, aligned, of zeros, accessed as an atomic only, and gone after its users.
     let arrived = unsafe { AtomicU32::from_ptr(meeting.start as *mut u32) };
     let work = |own: u64| -> Outcome {
-        sys::pin(own)?;
+        stay_on(own)?;
         arrived.fetch_add(1, SeqCst);
         let mut patience = PATIENCE;
         while arrived.load(SeqCst) < 2 {

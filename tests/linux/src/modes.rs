@@ -3,7 +3,7 @@
 
 use crate::checks::{
     ALL_BUT_ZERO, Area, Check, KIB, Outcome, TAGGED, Trouble, asymmetric, check, ended_well,
-    in_child, on_cpu, skip,
+    in_child, on_cpu, skip, stay_on,
 };
 use crate::fault::{self, Fault, SEGV_MTEAERR, SEGV_MTESERR};
 use crate::sys::{self, Change, Errno, TagCheck};
@@ -75,7 +75,7 @@ fn preferred(mode: Mode) -> Outcome {
     }
     let area = Area::new(4 * KIB, TAGGED)?;
     for cpu in 0..cpus()? {
-        sys::pin(cpu)?;
+        stay_on(cpu)?;
         prefer(cpu, mode)?;
         sys::set_tag_check(TagCheck::Preferred, ALL_BUT_ZERO)?;
         let result = one_cpu(&area, cpu, mode);

@@ -4,7 +4,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-use crate::checks::{Area, Check, KIB, Outcome, PLAIN, TAGGED, check, pattern};
+use crate::checks::{Area, Check, KIB, Outcome, PLAIN, TAGGED, check, pattern, stay_on};
 use crate::fault::{self, Fault, SEGV_MTEAERR, SEGV_MTESERR, Watch};
 use crate::modes::{cpus, made};
 use crate::sys::{self, TagCheck};
@@ -101,7 +101,7 @@ extern "C" fn thread(work: u64) -> ! {
 
 fn tag_and_fault(work: &Work) -> Outcome {
     if let Some(cpu) = work.cpu {
-        sys::pin(cpu)?;
+        stay_on(cpu)?;
     }
     let number = work.number;
     let modes = [TagCheck::Sync, TagCheck::Async, TagCheck::None];
