@@ -3,7 +3,7 @@
 """Runs the portable part's tests under Miri: undefined behaviour, data races, and weak memory as far as it knows it.
 
 Miri is a component of nightly Rust. Where there is none, or it cannot be installed, this says so and runs nothing.
-Arguments are passed to `cargo test`, such as a test's name. MIRI_SEEDS=n (4) runs the tests on several CPUs n times.
+Arguments are passed to `cargo test`, such as a test's name. MIRI_SEEDS=n (2) runs the tests on several CPUs n times.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EXPOSED = f"{COMMON} -Zmiri-permissive-provenance"
 TABLES = "translation::"
 # Several CPUs: a race shows in some schedules and with some stale values only.
 RACING = ["stress", "stalled_writer"]
-ALONE = ["promises", "maintenance", "properties", "tree_read", "tree_patch"]
+ALONE = ["promises", "maintenance"]
 
 
 def has_miri() -> bool:
@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("test", nargs="*", help="what to pass to `cargo test`; nothing: all of the tests chosen for Miri")
     options = parser.parse_args()
     try:
-        seeds = int(os.environ.get("MIRI_SEEDS", "4"))
+        seeds = int(os.environ.get("MIRI_SEEDS", "2"))
     except ValueError:
         print(f"miri: MIRI_SEEDS={os.environ['MIRI_SEEDS']} is not a number", file=sys.stderr)
         return 2

@@ -131,14 +131,15 @@ type Words = Box<[AtomicU64; WORDS_PER_PAGE]>;
 /// Memory, by words, for any number of threads. A page that nobody touched takes no space.
 pub struct Dram {
     pub layout: Layout,
-    pages: Vec<OnceLock<Words>>,
+    /// In boxes: Miri follows each cell of a slice whenever the slice is borrowed.
+    pages: Vec<Box<OnceLock<Words>>>,
     /// Chunk copies left until the next is an external abort; a large number for never.
     pub abort_after: AtomicUsize,
 }
 
 impl Dram {
     pub fn new(layout: Layout) -> Dram {
-        let pages = (0..layout.length.div_ceil(PAGE_SIZE)).map(|_| OnceLock::new()).collect();
+        let pages = (0..layout.length.div_ceil(PAGE_SIZE)).map(|_| Box::default()).collect();
         Dram { layout, pages, abort_after: AtomicUsize::new(usize::MAX) }
     }
 
