@@ -24,7 +24,7 @@ EXPOSED = f"{COMMON} -Zmiri-permissive-provenance"
 TABLES = "translation::"
 # Several CPUs: a race shows in some schedules and with some stale values only.
 RACING = ["stress", "stalled_writer"]
-ALONE = ["promises", "maintenance"]
+ALONE = ["promises"]
 
 
 def has_miri() -> bool:
