@@ -131,7 +131,7 @@ type Words = Box<[AtomicU64; WORDS_PER_PAGE]>;
 /// Memory, by words, for any number of threads. A page that nobody touched takes no space.
 pub struct Dram {
     pub layout: Layout,
-    /// In boxes: Miri follows each cell of a slice whenever the slice is borrowed.
+    #[expect(clippy::vec_box, reason = "Miri looks at each cell of a slice that is borrowed")]
     pages: Vec<Box<OnceLock<Words>>>,
     /// Chunk copies left until the next is an external abort; a large number for never.
     pub abort_after: AtomicUsize,
