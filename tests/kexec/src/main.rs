@@ -24,8 +24,9 @@ mod tree;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::ffi::{CStr, c_char};
 use core::panic::PanicInfo;
+use linux_program::Start;
+use linux_program::sys::{exit, write};
 
 use crate::iomem::Range;
 use crate::sys::Segment;
@@ -35,26 +36,22 @@ type Result<T> = core::result::Result<T, String>;
 
 const MIB: u64 = 1 << 20;
 
-/// Where the program starts; `words` is the first stack pointer: the argument count, the arguments.
-pub(crate) extern "C" fn start(words: *const u64) -> ! {
-    // SAFETY: the kernel put the count there, and as many pointers to texts that end with a zero
-    // and stay.
-    let arguments: Vec<&CStr> = unsafe {
-        let count = *words as usize;
-        // The first is the program itself.
-        (1..count.max(1)).map(|at| CStr::from_ptr(*words.add(at + 1) as *const c_char)).collect()
-    };
-    let texts: Vec<&str> = arguments.iter().filter_map(|text| text.to_str().ok()).collect();
+linux_program::entry!(start);
+
+/// Where the program starts.
+extern "C" fn start(start: Start) -> ! {
+    // The first is the program itself.
+    let texts: Vec<&str> = (1..).map_while(|index| start.argument(index)).collect();
     let outcome = match texts[..] {
         ["-l", kernel, ramdisk, words] => load(kernel, ramdisk, words, false),
         ["-p", kernel, ramdisk, words] => load(kernel, ramdisk, words, true),
-        ["-e"] => Err(sys::restart()),
+        ["-e"] => sys::restart(),
         _ => Err("usage: kexec -l|-p IMAGE INITRD COMMAND-LINE, or kexec -e".into()),
     };
     if let Err(why) = &outcome {
-        sys::complain(&format!("kexec: {why}\n"));
+        write(2, format!("kexec: {why}\n").as_bytes());
     }
-    sys::exit(outcome.is_err().into())
+    exit(outcome.is_err().into())
 }
 
 /// The next multiple of `to`, a power of two.
@@ -143,6 +140,6 @@ fn stub(tree: u64, entry: u64) -> Vec<u8> {
 
 #[panic_handler]
 fn panic(information: &PanicInfo<'_>) -> ! {
-    sys::complain(&format!("kexec panicked: {information}\n"));
-    sys::exit(101)
+    write(2, format!("kexec panicked: {information}\n").as_bytes());
+    exit(101)
 }

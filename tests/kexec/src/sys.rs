@@ -1,42 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The Linux system calls that the program makes (arm64: include/uapi/asm-generic/unistd.h), and its
-//! heap, which only grows.
+//! The Linux system calls that the program makes, with their errors in words, and its heap, which
+//! only grows.
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::alloc::{GlobalAlloc, Layout};
-use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicUsize, Ordering};
+use linux_program::sys::{self, Errno, PROT_READ, call};
 
 use crate::Result;
 
-global_asm!(
-    // The stack pointer is all that the kernel gives a program; a frame record of zeros ends
-    // every backtrace.
-    ".global _start",
-    "_start:",
-    "mov x29, xzr",
-    "mov x30, xzr",
-    "mov x0, sp",
-    "b {start}",
-    start = sym crate::start,
-);
-
-const OPENAT: u64 = 56;
 const LSEEK: u64 = 62;
-const READ: u64 = 63;
-const WRITE: u64 = 64;
 const SYNC: u64 = 81;
-const EXIT_GROUP: u64 = 94;
 const KEXEC_LOAD: u64 = 104;
 const REBOOT: u64 = 142;
-const MMAP: u64 = 222;
 
-const AT_FDCWD: u64 = -100_i64 as u64;
 const SEEK_END: u64 = 2;
-const PROT_READ: u64 = 1;
-const MAP_PRIVATE: u64 = 2;
 const KEXEC_ON_CRASH: u64 = 1;
 /// EM_AARCH64 in the upper half.
 const KEXEC_ARCH: u64 = 183 << 16;
@@ -66,40 +46,14 @@ impl Segment {
     }
 }
 
-/// Makes a system call; negative results are error numbers.
-///
-/// # Safety
-///
-/// What the kernel does to memory on this call must be memory that no reference covers, or that
-/// the caller lends it for writing.
-unsafe fn call(number: u64, arguments: [u64; 4]) -> i64 {
-    // SAFETY: the caller's promise.
-    unsafe { call_with_six(number, arguments, [0; 2]) }
-}
-
-/// The same with the last two arguments that there can be.
-///
-/// # Safety
-///
-/// As above.
-unsafe fn call_with_six(number: u64, [a, b, c, d]: [u64; 4], [e, f]: [u64; 2]) -> i64 {
-    let result;
-    // SAFETY: the kernel keeps all registers but x0; what it does to memory is the caller's part.
-    unsafe {
-        asm!("svc #0", in("x8") number, inlateout("x0") a => result, in("x1") b, in("x2") c,
-             in("x3") d, in("x4") e, in("x5") f, options(nostack));
-    }
-    result
+/// Makes an error of a call words.
+fn error(what: &str) -> impl Fn(Errno) -> String {
+    move |Errno(number)| format!("{what}: error {number}")
 }
 
 /// Opens a file for reading; it is closed when the program ends.
 fn open(path: &str) -> Result<u64> {
-    let name = [path.as_bytes(), b"\0"].concat();
-    // SAFETY: the kernel only reads `name`, and it ends.
-    match unsafe { call(OPENAT, [AT_FDCWD, name.as_ptr() as u64, 0, 0]) } {
-        file @ 0.. => Ok(file as u64),
-        error => Err(format!("{path}: error {}", -error)),
-    }
+    sys::open(&[path.as_bytes(), b"\0"].concat(), 0).map_err(error(path))
 }
 
 /// Reads a file to its end.
@@ -108,12 +62,9 @@ pub fn read_file(path: &str) -> Result<Vec<u8>> {
     let mut all = Vec::new();
     let mut piece = [0; 4096];
     loop {
-        let length = piece.len() as u64;
-        // SAFETY: the kernel writes to `piece` only, which is ours to lend.
-        match unsafe { call(READ, [file, piece.as_mut_ptr() as u64, length, 0]) } {
+        match sys::read(file, &mut piece).map_err(error(path))? {
             0 => return Ok(all),
-            read @ 1.. => all.extend(piece.iter().take(read as usize)),
-            error => return Err(format!("{path}: error {}", -error)),
+            read => all.extend(piece.iter().take(read as usize)),
         }
     }
 }
@@ -122,16 +73,11 @@ pub fn read_file(path: &str) -> Result<Vec<u8>> {
 pub fn map_file(path: &str) -> Result<&'static [u8]> {
     let file = open(path)?;
     // SAFETY: it touches no memory.
-    let length = unsafe { call(LSEEK, [file, 0, SEEK_END, 0]) };
-    if length <= 0 {
+    let length = unsafe { call(LSEEK, [file, 0, SEEK_END]) }.unwrap_or(0);
+    if length == 0 {
         return Err(format!("{path} is empty"));
     }
-    // SAFETY: the kernel chooses a place where nothing is.
-    let start =
-        unsafe { call_with_six(MMAP, [0, length as u64, PROT_READ, MAP_PRIVATE], [file, 0]) };
-    if start < 0 {
-        return Err(format!("{path}: error {}", -start));
-    }
+    let start = sys::map_file(file, length, PROT_READ).map_err(error(path))?;
     // SAFETY: mapped for good, and nobody changes the file.
     Ok(unsafe { core::slice::from_raw_parts(start as *const u8, length as usize) })
 }
@@ -141,35 +87,18 @@ pub fn kexec_load(entry: u64, segments: &[Segment], on_panic: bool) -> Result<()
     let flags = KEXEC_ARCH | if on_panic { KEXEC_ON_CRASH } else { 0 };
     let arguments = [entry, segments.len() as u64, segments.as_ptr() as u64, flags];
     // SAFETY: the kernel only reads from the program's memory.
-    match unsafe { call(KEXEC_LOAD, arguments) } {
-        0 => Ok(()),
-        error => Err(format!("kexec_load: error {}", -error)),
-    }
+    unsafe { call(KEXEC_LOAD, arguments) }.map(|_| ()).map_err(error("kexec_load"))
 }
 
 /// Starts the kernel that is loaded; comes back only to say why not.
-pub fn restart() -> String {
+pub fn restart() -> Result<()> {
     let [first, second] = REBOOT_MAGIC;
     // SAFETY: neither touches this program's memory.
-    let error = unsafe {
-        call(SYNC, [0; 4]);
-        call(REBOOT, [first, second, REBOOT_KEXEC, 0])
+    let result = unsafe {
+        let _ = call(SYNC, []);
+        call(REBOOT, [first, second, REBOOT_KEXEC])
     };
-    format!("no kernel is loaded, or it does not start: error {}", -error)
-}
-
-/// Writes a text to the standard error output.
-pub fn complain(text: &str) {
-    // SAFETY: the kernel only reads from `text`.
-    unsafe { call(WRITE, [2, text.as_ptr() as u64, text.len() as u64, 0]) };
-}
-
-/// Ends the process.
-pub fn exit(status: u64) -> ! {
-    loop {
-        // SAFETY: nothing runs after it.
-        unsafe { call(EXIT_GROUP, [status, 0, 0, 0]) };
-    }
+    result.map(|_| ()).map_err(error("no kernel is loaded, or it does not start"))
 }
 
 /// Room for all that the program ever allocates.

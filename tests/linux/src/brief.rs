@@ -2,10 +2,10 @@
 //! Few checks for many machines: what could differ from one CPU or kernel to the next.
 
 use core::fmt;
+use linux_program::println;
 
 use crate::checks::{self, Outcome};
 use crate::sys;
-use crate::text::println;
 
 /// What each CPU tries, in bytes.
 const LENGTH: u64 = 4 << 10;

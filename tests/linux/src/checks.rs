@@ -4,11 +4,12 @@
 
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use linux_program::println;
+use linux_program::tags::{self, GRANULE, untagged, with_tag};
+use linux_program::text::Text;
 
 use crate::fault::{self, Fault, SEGV_ACCERR, SEGV_MTEAERR, SEGV_MTESERR};
-use crate::sys::{self, Change, Errno, PROT_MTE, PROT_READ, PROT_WRITE, SIGSTOP, TagCheck};
-use crate::tags::{self, GRANULE, untagged, with_tag};
-use crate::text::{Text, println};
+use crate::sys::{self, Change, Errno, Memory, PROT_MTE, PROT_READ, PROT_WRITE, SIGSTOP, TagCheck};
 use crate::{memory, modes, swap, threads};
 
 pub const KIB: u64 = 1 << 10;
@@ -41,14 +42,14 @@ pub type Outcome = Result<(), Trouble>;
 /// Ends a check that failed.
 macro_rules! fail {
     ($($words:tt)*) => {
-        return Err($crate::checks::Trouble::Failed($crate::text::Text::new(format_args!($($words)*))))
+        return Err($crate::checks::Trouble::Failed(linux_program::text::Text::new(format_args!($($words)*))))
     };
 }
 
 /// Ends a check that this kernel, or this CPU, cannot run.
 macro_rules! skip {
     ($($words:tt)*) => {
-        return Err($crate::checks::Trouble::Skipped($crate::text::Text::new(format_args!($($words)*))))
+        return Err($crate::checks::Trouble::Skipped(linux_program::text::Text::new(format_args!($($words)*))))
     };
 }
 
@@ -153,11 +154,11 @@ pub struct Area {
 
 impl Area {
     pub fn new(length: u64, protection: u64) -> Result<Area, Trouble> {
-        Ok(Area { start: sys::map(length, protection, false)?, length })
+        Ok(Area { start: sys::map(length, protection, Memory::Private)?, length })
     }
 
     pub fn shared(length: u64, protection: u64) -> Result<Area, Trouble> {
-        Ok(Area { start: sys::map(length, protection, true)?, length })
+        Ok(Area { start: sys::map(length, protection, Memory::Shared)?, length })
     }
 
     pub fn granules(&self) -> u64 {
@@ -247,7 +248,7 @@ pub fn stay_on(cpu: u64) -> Outcome {
 pub fn on_cpu(cpu: u64, length: u64) -> Outcome {
     stay_on(cpu)?;
     sys::set_tag_check(TagCheck::Sync, ALL_BUT_ZERO)?;
-    let exposed = sys::tags_exposed()?;
+    let exposed = fault::tags_exposed()?;
     let area = Area::new(length, TAGGED)?;
     area.tag(cpu);
     area.verify(cpu, "after STG")?;

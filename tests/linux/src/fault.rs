@@ -2,9 +2,10 @@
 //! SIGSEGV: what the kernel said of it, and how the program goes on after one that it awaited.
 
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
+use linux_program::println;
+use linux_program::signal::{self, SIGSEGV, SigInfo};
 
-use crate::sys::{self, SIGSEGV, SigInfo};
-use crate::text::println;
+use crate::sys;
 
 /// si_code: the mapping does not permit the access.
 pub const SEGV_ACCERR: i32 = 2;
@@ -13,9 +14,9 @@ pub const SEGV_MTEAERR: i32 = 8;
 /// si_code: tags differed, reported at the access.
 pub const SEGV_MTESERR: i32 = 9;
 
-/// Where pc is in struct ucontext: 176 bytes before struct sigcontext (whose alignment is 16),
-/// then fault_address, regs\[31\] and sp (arm64: uapi/asm/ucontext.h, uapi/asm/sigcontext.h).
-const PC_OFFSET: usize = 176 + 8 + 31 * 8 + 8;
+/// No kernel knows this flag, and one that clears it clears all flags that it does not know.
+const SA_UNSUPPORTED: u64 = 0x400;
+const SA_EXPOSE_TAGBITS: u64 = 0x800;
 
 /// What a thread awaits and what came.
 pub struct Watch {
@@ -56,9 +57,17 @@ pub struct Fault {
     pub address: u64,
 }
 
-/// Sets up the handler, for this process and its children.
+/// Sets up the handler, for this process and its children; it is given the address with its tag
+/// where the kernel does so.
 pub fn set_up() -> sys::Result<()> {
-    sys::on_fault(handle)
+    signal::handle(SIGSEGV, handle, SA_UNSUPPORTED | SA_EXPOSE_TAGBITS)
+}
+
+/// Says whether the handler is given addresses with their tags, which kernels before 5.11 do not.
+/// To be asked once it is set up.
+pub fn tags_exposed() -> sys::Result<bool> {
+    let flags = signal::kept_flags(SIGSEGV)?;
+    Ok(flags & SA_UNSUPPORTED == 0 && flags & SA_EXPOSE_TAGBITS != 0)
 }
 
 /// Runs `access`; returns how many SIGSEGVs this thread had of it, and the last one.
@@ -85,10 +94,7 @@ extern "C" fn handle(_signal: i32, info: &SigInfo, context: *mut u8) {
     own.code.store(info.code, Relaxed);
     own.address.store(info.address, Relaxed);
     if info.code != SEGV_MTEAERR {
-        // SAFETY: the kernel's ucontext_t has the pc there, on the stack, for this handler alone.
-        unsafe {
-            let pc = context.add(PC_OFFSET).cast::<u64>();
-            pc.write(pc.read().wrapping_add(4));
-        }
+        // SAFETY: what the kernel gave this handler.
+        unsafe { signal::step_over(context) };
     }
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A page with known tags that holds still, for whoever looks at the tag storage from outside.
 
+use linux_program::{println, tags};
+
 use crate::checks::mix;
-use crate::sys::{self, PROT_MTE, PROT_READ, PROT_WRITE, TagCheck};
-use crate::tags;
-use crate::text::println;
+use crate::sys::{self, Memory, PROT_MTE, PROT_READ, PROT_WRITE, TagCheck};
 
 const PAGE: u64 = 4096;
 const GRANULES: usize = (PAGE / tags::GRANULE) as usize;
@@ -22,7 +22,7 @@ pub fn run() -> u64 {
 
 fn hold() -> sys::Result<()> {
     sys::set_tag_check(TagCheck::Sync, 0xfffe)?;
-    let page = sys::map(PAGE, PROT_READ | PROT_WRITE | PROT_MTE, false)?;
+    let page = sys::map(PAGE, PROT_READ | PROT_WRITE | PROT_MTE, Memory::Private)?;
     sys::lock(page, PAGE)?;
     for granule in 0..GRANULES as u64 {
         // SAFETY: inside the page, to which nothing refers.

@@ -28,64 +28,22 @@ mod memory;
 mod modes;
 mod swap;
 mod sys;
-mod tags;
-mod text;
 mod threads;
 
-use core::ffi::{CStr, c_char};
 use core::panic::PanicInfo;
+use linux_program::{Start, println, tags};
 
-use crate::sys::TagCheck;
-use crate::text::println;
+use crate::sys::{Memory, TagCheck};
 
-/// Keys of the auxiliary vector.
-const AT_NULL: u64 = 0;
+/// A key of the auxiliary vector: what the CPUs can do, as HWCAP2 bits.
 const AT_HWCAP2: u64 = 26;
 
-/// What the kernel gives a program on its stack.
-struct Start {
-    words: *const u64,
-}
+linux_program::entry!(start);
 
-impl Start {
-    /// Word `index` from the stack pointer up.
-    fn word(&self, index: usize) -> u64 {
-        // SAFETY: made from the stack pointer at the start, above which the kernel put the
-        // argument count, the arguments, a zero, the environment, a zero, and the auxiliary
-        // vector; callers do not go past its end.
-        unsafe { self.words.add(index).read() }
-    }
-
-    /// Argument `index` of the command line, 0 being the program.
-    fn argument(&self, index: usize) -> Option<&str> {
-        if index as u64 >= self.word(0) {
-            return None;
-        }
-        // SAFETY: the kernel's pointers are to texts that end with a zero and stay.
-        unsafe { CStr::from_ptr(self.word(index + 1) as *const c_char) }.to_str().ok()
-    }
-
-    /// A value of the auxiliary vector; 0 if it is not there.
-    fn auxiliary(&self, key: u64) -> u64 {
-        let mut at = self.word(0) as usize + 2;
-        while self.word(at) != 0 {
-            at += 1;
-        }
-        at += 1;
-        while self.word(at) != AT_NULL {
-            if self.word(at) == key {
-                return self.word(at + 1);
-            }
-            at += 2;
-        }
-        0
-    }
-}
-
-/// Where the program starts; `words` is the first stack pointer.
-pub(crate) extern "C" fn start(words: *const u64) -> ! {
-    let start = Start { words };
-    let capabilities = start.auxiliary(AT_HWCAP2);
+/// Where the program starts.
+extern "C" fn start(start: Start) -> ! {
+    let capabilities = start.auxiliary().find(|(key, _)| *key == AT_HWCAP2);
+    let capabilities = capabilities.map_or(0, |(_, value)| value);
     let arguments = [start.argument(1), start.argument(2), start.argument(3)];
     let status = match arguments {
         [None, ..] => show(),
@@ -136,7 +94,7 @@ fn show() -> u64 {
 fn show_overflow() -> sys::Result<()> {
     sys::set_tag_check(TagCheck::Sync, 0xfffe)?;
     fault::set_up()?;
-    let page = sys::map(4096, sys::PROT_READ | sys::PROT_WRITE | sys::PROT_MTE, false)?;
+    let page = sys::map(4096, sys::PROT_READ | sys::PROT_WRITE | sys::PROT_MTE, Memory::Private)?;
     let object = tags::irg(page, 0);
     let neighbour = tags::irg(page + 32, 1 << tags::tag_of(object));
     // SAFETY: both lie in the new page, to which nothing refers.

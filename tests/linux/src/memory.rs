@@ -2,14 +2,15 @@
 //! Checks of kinds of memory: that becomes tagged later, that several mappings share, that comes in
 //! huge pages.
 
+use linux_program::tags::{GRANULE, untagged};
+
 use crate::checks::{
     Area, Check, KIB, MIB, Outcome, PLAIN, TAGGED, Trouble, check, ended_well, fail, in_child,
     pattern, skip,
 };
 use crate::fault::{self, SEGV_ACCERR};
 use crate::swap::vmstat;
-use crate::sys::{self, Advice, Errno, PROT_MTE, PROT_READ};
-use crate::tags::{GRANULE, untagged};
+use crate::sys::{self, Advice, Errno, Memory, PROT_MTE, PROT_READ};
 
 /// The checks in their order.
 pub const CHECKS: [Check; 7] = [
@@ -167,11 +168,11 @@ fn most() -> Outcome {
 fn hugetlb() -> Outcome {
     const EINVAL: Errno = Errno(22);
     const ENOMEM: Errno = Errno(12);
-    let start = match sys::map_huge(2 * HUGE, TAGGED) {
+    let start = match sys::map(2 * HUGE, TAGGED, Memory::Huge) {
         Ok(start) => start,
         Err(EINVAL) => {
             // Not because there is no hugetlb at all.
-            match sys::map_huge(HUGE, PLAIN) {
+            match sys::map(HUGE, PLAIN, Memory::Huge) {
                 Ok(start) => drop(Area { start, length: HUGE }),
                 Err(error) => fail!("hugetlb pages without PROT_MTE: error {}", error.0),
             }
@@ -189,6 +190,6 @@ fn hugetlb() -> Outcome {
     check!(is == wanted, "granule 1 has {is:#x}, not {wanted:#x}");
     drop(area);
     // The same pages again.
-    let area = Area { start: sys::map_huge(2 * HUGE, TAGGED)?, length: 2 * HUGE };
+    let area = Area { start: sys::map(2 * HUGE, TAGGED, Memory::Huge)?, length: 2 * HUGE };
     area.verify_zero("hugetlb pages that come back")
 }

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Checks of the modes in which a mismatch is reported, and of who inherits them.
 
+use linux_program::println;
+use linux_program::tags::{self, with_tag};
+use linux_program::text::Text;
+
 use crate::checks::{
-    ALL_BUT_ZERO, Area, Check, KIB, Outcome, TAGGED, Trouble, asymmetric, check, ended_well,
-    in_child, on_cpu, skip, stay_on,
+    ALL_BUT_ZERO, Area, Check, KIB, Outcome, TAGGED, asymmetric, check, ended_well, in_child,
+    on_cpu, skip, stay_on,
 };
 use crate::fault::{self, Fault, SEGV_MTEAERR, SEGV_MTESERR};
 use crate::sys::{self, Change, Errno, TagCheck};
-use crate::tags::{self, with_tag};
-use crate::text::{Text, println};
 
 /// The checks in their order.
 pub const CHECKS: [Check; 7] = [
@@ -197,7 +199,7 @@ fn inherited() -> Outcome {
             check!(is == u64::from(MASK), "IRG makes {is:#x} in the child, not {MASK:#x}");
             Ok(())
         });
-        let executed = in_child(|| Err(Trouble::from(sys::execute_self(c"control"))));
+        let executed = in_child(|| Ok(sys::execute_self(c"control")?));
         sys::set_tag_check(TagCheck::Sync, ALL_BUT_ZERO)?;
         ended_well(forked?)?;
         let change = sys::wait(executed?)?;

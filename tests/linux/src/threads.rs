@@ -3,13 +3,13 @@
 //! the thread.
 
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use linux_program::println;
+use linux_program::tags::with_tag;
 
 use crate::checks::{Area, Check, KIB, Outcome, PLAIN, TAGGED, check, pattern, stay_on};
 use crate::fault::{self, Fault, SEGV_MTEAERR, SEGV_MTESERR, Watch};
 use crate::modes::{cpus, made};
 use crate::sys::{self, TagCheck};
-use crate::tags::with_tag;
-use crate::text::println;
 
 /// The checks in their order.
 pub const CHECKS: [Check; 2] = [

@@ -3,10 +3,10 @@
 //! Each operation changes both, or compares what it read with what the model says.
 
 use core::fmt::Write;
+use linux_program::println;
 
 use crate::content::{CELL, CELL_WORDS, Cell, Mismatch};
-use crate::sys::{self, Mapping, Range, Result};
-use crate::text::println;
+use crate::sys::{self, Mapping, Memory, Range, Result};
 
 /// Cells that one operation deals with at most.
 pub const MOST_CELLS: u64 = 1024;
@@ -88,7 +88,7 @@ impl File {
         let path = Path::new(directory, id).ok_or(sys::Errno(36))?;
         let _ = sys::unlink(path.bytes());
         let model = words(most_cells)?;
-        let (buffered, direct) = (sys::open(path.bytes(), false)?, sys::open(path.bytes(), true)?);
+        let (buffered, direct) = (sys::make(path.bytes(), false)?, sys::make(path.bytes(), true)?);
         let mapping = Mapping::file(buffered, most_cells * CELL)?;
         Ok(File { id, path, buffered, direct, mapping, cells: 0, model, newest: 0 })
     }
@@ -221,7 +221,7 @@ impl File {
         sys::close(self.direct);
         sys::unlink(self.path.bytes())?;
         (self.buffered, self.direct) =
-            (sys::open(self.path.bytes(), false)?, sys::open(self.path.bytes(), true)?);
+            (sys::make(self.path.bytes(), false)?, sys::make(self.path.bytes(), true)?);
         self.mapping = Mapping::file(self.buffered, self.most_cells() * CELL)?;
         let all = self.cells;
         self.range(0, all).fill(NEVER);
@@ -268,7 +268,7 @@ pub fn compare(words: &[u64], first: u64, by: &str, model: impl Fn(u64) -> Cell)
 
 /// Memory for a program's life.
 pub fn words<T: Copy + 'static>(count: u64) -> Result<&'static mut [T]> {
-    let mapping = Mapping::anonymous((count * size_of::<T>() as u64).max(1), false)?;
+    let mapping = Mapping::anonymous((count * size_of::<T>() as u64).max(1), Memory::Private)?;
     let start = mapping.start() as *mut T;
     core::mem::forget(mapping);
     // SAFETY: new memory of zeros, never unmapped, to which nothing else refers; only integers are

@@ -27,44 +27,25 @@ mod passes;
 mod random;
 mod sys;
 mod tagged;
-#[path = "../../src/tags.rs"]
-#[allow(dead_code, reason = "mte-demo uses all of it")]
-mod tags;
-#[path = "../../src/text.rs"]
-#[allow(dead_code, reason = "mte-demo uses all of it")]
-mod text;
 mod work;
 
-use core::ffi::{CStr, c_char};
 use core::panic::PanicInfo;
+use linux_program::{Start, println};
 
 use crate::content::PAGE;
 use crate::passes::{Order, Set};
 use crate::random::Random;
-use crate::text::println;
 use crate::work::{MOST_PROCESSES, Plan};
 
 /// The words of the command line.
 struct Arguments {
-    words: *const u64,
+    start: Start,
 }
 
 impl Arguments {
-    /// Word `index`, 0 being the program.
-    fn word(&self, index: u64) -> Option<&str> {
-        // SAFETY: made from the stack pointer at the start, above which the kernel put the
-        // argument count, the arguments and a zero.
-        let read = |at: u64| unsafe { self.words.add(at as usize).read() };
-        if index >= read(0) {
-            return None;
-        }
-        // SAFETY: the kernel's pointers are to texts that end with a zero and stay.
-        unsafe { CStr::from_ptr(read(index + 1) as *const c_char) }.to_str().ok()
-    }
-
     /// The value of an argument `NAME=VALUE` behind the second.
     fn value(&self, name: &str) -> Option<&str> {
-        (3..).map_while(|index| self.word(index)).find_map(|word| {
+        (3..).map_while(|index| self.start.argument(index)).find_map(|word| {
             let (is, value) = word.split_once('=')?;
             (is == name).then_some(value)
         })
@@ -84,7 +65,7 @@ impl Arguments {
 
     /// Ends the program if a word behind the second is none of those that are known.
     fn check(&self, names: &[&str]) {
-        for word in (3..).map_while(|index| self.word(index)) {
+        for word in (3..).map_while(|index| self.start.argument(index)) {
             if !names.iter().any(|name| word.split_once('=').is_some_and(|(is, _)| is == *name)) {
                 println!("filework: '{word}' is not understood here");
                 usage()
@@ -93,10 +74,12 @@ impl Arguments {
     }
 }
 
-/// Where the program starts; `words` is the first stack pointer.
-pub(crate) extern "C" fn start(words: *const u64) -> ! {
-    let arguments = Arguments { words };
-    let status = match (arguments.word(1), arguments.word(2)) {
+linux_program::entry!(start);
+
+/// Where the program starts.
+extern "C" fn start(start: Start) -> ! {
+    let arguments = Arguments { start };
+    let status = match (start.argument(1), start.argument(2)) {
         (Some("work"), Some(directory)) => {
             arguments.check(&["processes", "files", "size", "operations", "seed"]);
             work::run(Plan {
@@ -172,7 +155,7 @@ fn hold(mebibytes: u64) -> u64 {
         page.fill_with(|| random.below(u64::MAX));
     }
     println!("filework: holding {mebibytes} MiB");
-    while sys::read_byte(0) == Ok(true) {}
+    while sys::read(0, &mut [0]) == Ok(1) {}
     0
 }
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Read-only passes over a set of files: made once, then read whole, in order or at random.
 
+use linux_program::println;
+
 use crate::content::{CELL, CELL_WORDS, Cell, PAGE, PAGE_CELLS};
 use crate::file::{File, MOST_CELLS, Path, compare, words};
 use crate::random::Random;
-use crate::sys::{self, Errno, Result};
-use crate::text::println;
+use crate::sys::{self, Change, Errno, Result};
 
 /// The set of files.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +70,7 @@ impl Set<'_> {
         }
         let mut status = finish("pass", self.try_pass(order, seed, 0));
         for child in children.into_iter().filter(|&child| child != 0) {
-            if sys::wait(child) != Ok(0) {
+            if sys::wait(child) != Ok(Change::Exited(0)) {
                 status = 1;
             }
         }
@@ -81,7 +82,7 @@ impl Set<'_> {
         let files = words(self.files)?;
         for (id, file) in (0..).zip(files.iter_mut()) {
             let path = Path::new(self.directory, self.first as u32 + id).ok_or(Errno(36))?;
-            *file = sys::open(path.bytes(), false)?;
+            *file = sys::make(path.bytes(), false)?;
         }
         let mut read = |id: u64, first: u64, cells: u64| {
             let words = &mut buffer[..cells as usize * CELL_WORDS];

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory with a random tag on each granule, held for a while and then read back.
 
+use linux_program::println;
+use linux_program::tags::{GRANULE, ldg, stg, with_tag};
+
 use crate::random::Random;
 use crate::sys::{self, Errno, Mapping};
-use crate::tags::{GRANULE, ldg, stg, with_tag};
-use crate::text::println;
 
 /// Granules whose tags are one random number: 16 tags of 4 bits.
 const GROUP: u64 = 16;
@@ -25,7 +26,7 @@ pub fn run(mebibytes: u64, seed: u64) -> u64 {
         unsafe { stg(with_tag(granule, tag)) };
     });
     println!("filework: {mebibytes} MiB tagged");
-    while sys::read_byte(0) == Ok(true) {}
+    while sys::read(0, &mut [0]) == Ok(1) {}
     let mut wrong = 0_u64;
     for_each(&memory, length, seed, |granule, tag| {
         // SAFETY: inside the mapping.

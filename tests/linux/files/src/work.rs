@@ -3,12 +3,12 @@
 //! is compared with the model.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use linux_program::println;
 
 use crate::content::PAGE_CELLS;
 use crate::file::{File, MOST_CELLS, SECTOR_CELLS, Way, words};
 use crate::random::Random;
-use crate::sys::{self, Errno, Mapping, Range, Result};
-use crate::text::println;
+use crate::sys::{self, Change, Errno, Mapping, Memory, Range, Result};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +99,7 @@ struct Shared {
 /// Does all of it; returns the exit status: 0 only if every process came to its end and nothing
 /// was wrong.
 pub fn run(plan: Plan<'_>) -> u64 {
-    let Ok(mapping) = Mapping::anonymous(size_of::<Shared>() as u64, true) else {
+    let Ok(mapping) = Mapping::anonymous(size_of::<Shared>() as u64, Memory::Shared) else {
         println!("filework: no memory");
         return 1;
     };
@@ -130,7 +130,7 @@ pub fn run(plan: Plan<'_>) -> u64 {
         }
     }
     for child in children.into_iter().filter(|&child| child != 0) {
-        if sys::wait(child) != Ok(0) {
+        if sys::wait(child) != Ok(Change::Exited(0)) {
             failed += 1;
         }
     }
@@ -213,7 +213,7 @@ impl Worker {
 
 /// Makes room for files.
 fn slots(count: u64) -> Result<&'static mut [Option<File>]> {
-    let mapping = Mapping::anonymous(count * size_of::<Option<File>>() as u64, false)?;
+    let mapping = Mapping::anonymous(count * size_of::<Option<File>>() as u64, Memory::Private)?;
     let start = mapping.start() as *mut Option<File>;
     core::mem::forget(mapping);
     for index in 0..count as usize {

@@ -3,12 +3,11 @@
 //! program such a stack. EL2 can switch them off without a trap, and nothing else shows it.
 
 use core::arch::asm;
+use linux_program::println;
 
-use crate::sys::{self, Errno};
-use crate::text::println;
+use crate::sys::{self, Errno, PRCTL};
 
-/// prctl, and its operation PR_SET_SHADOW_STACK_STATUS (include/uapi/linux/prctl.h).
-const PRCTL: u64 = 167;
+/// PR_SET_SHADOW_STACK_STATUS (include/uapi/linux/prctl.h).
 const SET_STATUS: u64 = 75;
 /// PR_SHADOW_STACK_ENABLE.
 const ENABLE: u64 = 1;
@@ -16,7 +15,8 @@ const ENABLE: u64 = 1;
 /// Prints it for this CPU, which is number `cpu`. In a process of its own: the kernel gives a
 /// program such a stack once.
 pub fn print(cpu: u64) {
-    match sys::fork() {
+    // SAFETY: no memory is shared.
+    match unsafe { sys::fork() } {
         Ok(0) => {
             match try_it() {
                 Ok(true) => println!("# gcs: cpu {cpu} records calls"),
@@ -64,5 +64,5 @@ fn try_it() -> sys::Result<bool> {
             options(nostack)
         );
     }
-    if result < 0 { Err(Errno(-result as i32)) } else { Ok(before.wrapping_sub(inside) == 8) }
+    sys::checked(result).map(|_| before.wrapping_sub(inside) == 8)
 }

@@ -3,9 +3,9 @@
 //! (Documentation/arch/arm64/cpu-feature-registers.rst), the rest the CPU answers itself.
 
 use core::arch::asm;
+use linux_program::println;
 
 use crate::sys;
-use crate::text::println;
 
 /// Reads registers and prints each, or that it is undefined.
 macro_rules! registers {

@@ -2,9 +2,9 @@
 //! Instructions and registers of EL0 that EL2 can take away: which are defined.
 
 use core::arch::asm;
+use linux_program::println;
 
 use crate::sys;
-use crate::text::println;
 
 /// A page of data that the instructions may read and write.
 #[repr(C, align(4096))]

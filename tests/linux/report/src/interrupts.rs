@@ -22,21 +22,22 @@ pub fn provoke() {
 /// Passes a word between a process on one CPU and a process on the other, each asleep meanwhile.
 fn bounce(one: u64, other: u64) {
     let (Ok(there), Ok(back)) = (sys::pipe(), sys::pipe()) else { return };
-    let Ok(child) = sys::fork() else { return };
+    // SAFETY: no memory is shared.
+    let Ok(child) = (unsafe { sys::fork() }) else { return };
     if child == 0 {
         let _ = sys::pin(other);
-        let mut word = [0];
+        let mut word = [0; 8];
         for _ in 0..ROUNDS {
-            let _ = sys::read_words(there.0, &mut word);
+            let _ = sys::read(there.0, &mut word);
             sys::write(back.1, &[0; 8]);
         }
         sys::exit(0);
     }
     let _ = sys::pin(one);
-    let mut word = [0];
+    let mut word = [0; 8];
     for _ in 0..ROUNDS {
         sys::write(there.1, &[0; 8]);
-        let _ = sys::read_words(back.0, &mut word);
+        let _ = sys::read(back.0, &mut word);
     }
     let _ = sys::wait(child);
     for end in [there.0, there.1, back.0, back.1] {

@@ -16,25 +16,22 @@ mod instructions;
 mod interrupts;
 mod perf;
 mod sys;
-#[path = "../../src/text.rs"]
-#[allow(dead_code, reason = "mte-demo uses all of it")]
-mod text;
 mod vectors;
 
 use core::panic::PanicInfo;
-
-use crate::text::println;
+use linux_program::{Start, println};
 
 /// Keys of the auxiliary vector that tell of the CPU.
 const CAPABILITIES: [(u64, &str); 5] =
     [(6, "AT_PAGESZ"), (16, "AT_HWCAP"), (26, "AT_HWCAP2"), (29, "AT_HWCAP3"), (30, "AT_HWCAP4")];
-const AT_NULL: u64 = 0;
 /// Most CPUs that are looked for.
 const MAX_CPUS: u64 = 64;
 
-/// Where the program starts; `words` is the first stack pointer.
-pub(crate) extern "C" fn start(words: *const u64) -> ! {
-    print_capabilities(words);
+linux_program::entry!(start);
+
+/// Where the program starts.
+extern "C" fn start(start: Start) -> ! {
+    print_capabilities(start);
     if sys::on_illegal_instruction().is_err() {
         println!("# trouble: no handler of SIGILL");
         sys::exit(1);
@@ -55,21 +52,11 @@ pub(crate) extern "C" fn start(words: *const u64) -> ! {
 }
 
 /// Prints the hardware capabilities that the kernel gives programs.
-fn print_capabilities(words: *const u64) {
-    // SAFETY: made from the stack pointer at the start, above which the kernel put the argument
-    // count, the arguments, a zero, the environment, a zero, and the auxiliary vector, which the
-    // key 0 ends; nothing below reads past it.
-    let word = |index: usize| unsafe { words.add(index).read() };
-    let mut at = word(0) as usize + 2;
-    while word(at) != 0 {
-        at += 1;
-    }
-    at += 1;
-    while word(at) != AT_NULL {
-        if let Some((_, name)) = CAPABILITIES.iter().find(|(key, _)| *key == word(at)) {
-            println!("# capabilities: {name} {:#x}", word(at + 1));
+fn print_capabilities(start: Start) {
+    for (key, value) in start.auxiliary() {
+        if let Some((_, name)) = CAPABILITIES.iter().find(|(known, _)| *known == key) {
+            println!("# capabilities: {name} {value:#x}");
         }
-        at += 2;
     }
 }
 

@@ -3,9 +3,9 @@
 //! how many counters count at once, and that they interrupt when they overflow.
 
 use core::array;
+use linux_program::println;
 
 use crate::sys::{self, Errno};
-use crate::text::println;
 
 /// struct perf_event_attr, version 0 (include/uapi/linux/perf_event.h).
 #[repr(C)]

@@ -2,9 +2,10 @@
 //! The vector lengths that a program may choose, and what it may choose of speculation.
 
 use core::fmt::Write;
+use linux_program::println;
+use linux_program::text::Text;
 
 use crate::sys::{self, Errno};
-use crate::text::{Text, println};
 
 /// prctl operations (include/uapi/linux/prctl.h).
 const PR_SVE_SET_VL: u64 = 50;

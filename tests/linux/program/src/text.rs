@@ -52,8 +52,7 @@ pub fn print_line(arguments: fmt::Arguments<'_>) {
 }
 
 /// Prints a line.
+#[macro_export]
 macro_rules! println {
     ($($words:tt)*) => { $crate::text::print_line(format_args!($($words)*)) };
 }
-
-pub(crate) use println;
