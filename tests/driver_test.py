@@ -7,8 +7,8 @@ tests/linux/driver, whose parts print lines `guest: ...`. A part that does not e
 is a failure. The modules are built in the tree of the very kernel that is booted (qemu/driver.py).
 
   quick    two kernels, a round of each part, and what the driver refuses (part of `make test`)
-  all      every kernel, normal and with the kernel's own checks, 2 CPUs and 4, verification on and off; kexec, and a kernel after
-           a panic (`make driver-test`)
+  all      every kernel, normal and with the kernel's own checks, 2 CPUs and 4, verification on and off; kexec, a kernel after a
+           panic, and one that goes to disk and comes back above another shim (`make driver-test`)
   faults   what is broken on purpose, in copies of the sources, one at a time: each has to be seen
 
 A kernel that cannot be had is skipped, and named.
@@ -29,7 +29,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Callable, NoReturn, Optional
+from typing import Callable, NoReturn, Optional, TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0:0] = [str(ROOT / "qemu"), str(ROOT / "tests")]
@@ -47,6 +47,8 @@ MEMORY_MIB = 512
 # For a run in which a second kernel is in the first one's ramdisk.
 MORE_MEMORY_MIB = 1024
 CRASH_KERNEL_MIB = 256
+# For all of memory, should it come to that; what is not written takes no space.
+DISK_MIB = 512
 # What a boot, and a round of all parts, may take on a machine that is busy with other things.
 BOOT_SECONDS = 150.0
 ROUND_SECONDS = 200.0
@@ -72,6 +74,8 @@ class Run:
     # A variant of the sources: pairs of a text and what it is replaced by, in a file of boot/linux.
     changes: tuple[tuple[str, str, str], ...] = ()
     reboots: bool = False
+    # The first kernel writes itself to a disk and turns the machine off; on another one, the second boot resumes it.
+    hibernates: bool = False
     extra: list[str] = field(default_factory=list)
 
     @property
@@ -85,9 +89,13 @@ class Run:
         slow = 3.0 if "debug" in self.kernel else 1.0
         return (BOOT_SECONDS * len(self.kernels) + ROUND_SECONDS * self.rounds) * slow
 
-    def bootargs(self) -> str:
-        """The command line of the first kernel."""
-        words = [f"console=ttyAMA0 panic=-1 tagstash.test=driver guest.parts={','.join(self.kernels[0])}",
+    def bootargs(self, boot: int = 0) -> str:
+        """The command line of the first kernel, or of the one that resumes it: the second."""
+        parts = self.kernels[boot]
+        if self.hibernates:
+            # What follows the second's first part is done by the kernel that comes back.
+            parts = self.kernels[0] + self.kernels[1][1:] if boot == 0 else parts[:1]
+        words = [f"console=ttyAMA0 panic=-1 tagstash.test=driver guest.parts={','.join(parts)}",
                  f"guest.rounds={self.rounds} guest.verify={int(self.verify)}", self.words]
         if self.wanted:
             words.append(f"guest.wanted={self.wanted.replace(' ', '_')}")
@@ -118,6 +126,17 @@ def refusals(kernel: str) -> list[Run]:
     ]
 
 
+def hibernation(what: str, resume: str, **more: object) -> Run:
+    """A kernel that goes to disk and comes back. Set-up keeps all modules of this one, so those for a disk as well.
+
+    With addresses of 52 bits, which it has on `-cpu max`, this kernel cannot resume, with or without the shim: it faults in
+    trans_pgd_create_copy(). So it is told not to use them.
+    """
+    options: dict[str, object] = {"kernel": "6.12", "words": "arm64.nolva", **more}
+    kernels = [["load", "hibernate"], [resume, "resumed", "unload"]]
+    return Run(what=what, kernels=kernels, hibernates=True, **options)  # type: ignore[arg-type]
+
+
 def runs(what: str) -> list[Run]:
     """Returns the runs of `quick`, `all` or `faults`."""
     if what == "faults":
@@ -135,6 +154,8 @@ def runs(what: str) -> list[Run]:
     found.append(Run("6.1", "kexec", [["load", "kexec"], ["second", "load", "unload"]], memory=MORE_MEMORY_MIB))
     found.append(Run("6.1", "panic", [["load", "panic"], ["crashed"]], memory=MORE_MEMORY_MIB,
                      words=f"crashkernel={CRASH_KERNEL_MIB}M"))
+    found += [hibernation("hibernation", "resume"),
+              hibernation("hibernation, resumed by a kernel with the driver at work", "resume_active", cpus=4, layout="crossed")]
     return found
 
 
@@ -212,6 +233,12 @@ FAULTS = [
     fault("a kernel that panics keeps the storage lent", r"storage was taken back before",
           [("handover.c", "	if (tagstash_is_active())\n		tagstash_take_all_back();\n", "")], kernel="6.1",
           kernels=[["load", "panic"], ["crashed"]], memory=MORE_MEMORY_MIB, words=f"crashkernel={CRASH_KERNEL_MIB}M"),
+    Fault(hibernation("a kernel goes to disk with storage lent", "resume", changes=(
+        ("handover.c", "	case PM_HIBERNATION_PREPARE:\n", ""),)), r"no call failed|claim|damaged|refused|tags"),
+    Fault(hibernation("a kernel resumes another with storage lent", "resume_active", changes=(
+        ("handover.c", "	case PM_RESTORE_PREPARE:\n", ""),)), r"storage was lent by nobody else"),
+    Fault(hibernation("after hibernation, claims are believed that were made before", "resume", changes=(
+        ("claims.c", "		bitmap_zero(claimed, end_pfn - first_pfn);\n", "		;\n"),)), r"claim|damaged|refused|tags"),
 ]
 
 
@@ -234,12 +261,12 @@ def changed(run: Run, directory: Path) -> tuple[Path, str]:
 # What a run needs
 
 
-def swap_modules(kernel: trees.Kernel) -> list[tuple[str, bytes]]:
-    """Finds the modules that swap in compressed memory takes; none where the kernel has them built in, or set-up none of its own."""
+def kernel_modules(kernel: trees.Kernel, *names: str) -> list[tuple[str, bytes]]:
+    """Finds modules of the kernel's own; none of those that it has built in, or set-up not got."""
     entries = mte.tools()
     for record in [entries.get("linux"), *(entries.get("kernels") or {}).values()]:
         if isinstance(record, dict) and record.get("release") == kernel.release and record.get("modules"):
-            return mte.read_modules(Path(record["modules"]))
+            return mte.read_modules(Path(record["modules"]), names)
     return []
 
 
@@ -247,10 +274,12 @@ def ramdisk(run: Run, kernel: trees.Kernel, built: Path, directory: Path) -> Pat
     """Writes the guest's ramdisk: that of `make initramfs`, and behind it archives that Linux unpacks over the first."""
     archive = Archive()
     archive.add("driver", stat.S_IFDIR | 0o755)
-    swap = swap_modules(kernel)
+    swap = kernel_modules(kernel, "lzo_rle", "zram")
+    disk = kernel_modules(kernel, "virtio_pci", "virtio_blk") if run.hibernates else []
     files = [("init", (ROOT / "tests/linux/init").read_bytes()), ("driver/run", (ROOT / "tests/linux/driver").read_bytes()),
-             ("driver/order", "".join(f"{name}.ko\n" for name, _ in swap).encode())]
-    files += [(f"driver/{name}.ko", data) for name, data in swap]
+             ("driver/order", "".join(f"{name}.ko\n" for name, _ in swap).encode()),
+             ("driver/disk-order", "".join(f"{name}.ko\n" for name, _ in disk).encode())]
+    files += [(f"driver/{name}.ko", data) for name, data in swap + disk]
     files += [(f"driver/{path.name}", path.read_bytes()) for path in sorted(built.glob("*.ko"))]
     for name, contents in files:
         archive.add(name, stat.S_IFREG | 0o755, contents)
@@ -258,7 +287,7 @@ def ramdisk(run: Run, kernel: trees.Kernel, built: Path, directory: Path) -> Pat
         archive.add(f"bin/{name}", stat.S_IFLNK | 0o777, b"busybox")
     small = INITRD.read_bytes() + gzip.compress(archive.finish(), 1, mtime=0)
     image = directory / "initrd"
-    if len(run.kernels) == 1:
+    if len(run.kernels) == 1 or run.hibernates:
         image.write_bytes(small)
         return image
     more = Archive()
@@ -277,15 +306,16 @@ def tool(words: list[str], text: str = "") -> str:
                           input=text, stdout=subprocess.PIPE, text=True).stdout
 
 
-def command(run: Run, kernel: trees.Kernel, initrd: Path, directory: Path) -> list[str]:
-    """Writes the command that makes the run."""
+def command(run: Run, kernel: trees.Kernel, initrd: Path, directory: Path, boot: int = 0) -> list[str]:
+    """Writes the command that makes the run, or a boot of it."""
     words = [sys.executable, str(ROOT / "qemu" / "run.py"), "--cpus", str(run.cpus), "--memory", str(run.memory),
              "--no-semihosting", "--timeout", f"{run.seconds:g}"]
     if run.alone is None:
         # The interrupt controller's translation service keeps its tables over kexec, where no kernel expects them.
         words += ["--gic", "2"] if len(run.kernels) > 1 else []
+        words += ["--drive", str(directory / "disk")] if run.hibernates else []
         return [*words, "--no-harness-args", "--layout", run.layout, "--kernel", str(kernel.image), "--initrd", str(initrd),
-                "--bootargs", run.bootargs(), *run.extra]
+                "--bootargs", run.bootargs(boot), *run.extra]
     words += ["--plain", "--el", "1", "--image", str(kernel.image), "--", "-initrd", str(initrd), "-append", run.bootargs()]
     if not run.alone:
         return words
@@ -302,6 +332,24 @@ def command(run: Run, kernel: trees.Kernel, initrd: Path, directory: Path) -> li
 # The runs
 
 
+def boot_once(run: Run, words: list[str], reader: Reader, sink: TextIO) -> int:
+    """Runs the machine until it is turned off, and reads its lines; returns the status."""
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          errors="replace") as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                line = line.rstrip("\r\n").lstrip("\r")
+                sink.write(line + "\n")
+                reader.line(line)
+                if line.startswith("guest: note"):
+                    print(f"# {run.name}: {line[12:]}", flush=True)
+        except BaseException:
+            process.terminate()  # It ends its QEMU, and removes its files.
+            raise
+    return process.returncode
+
+
 def do(tap: Tap, run: Run, kernel: trees.Kernel, built: Path) -> None:
     """Makes a run, and results of its lines."""
     directory = Path(tempfile.mkdtemp(prefix="driver-", dir=machine.BUILD))
@@ -310,21 +358,16 @@ def do(tap: Tap, run: Run, kernel: trees.Kernel, built: Path) -> None:
     started = time.monotonic()
     reader = Reader(tap, run)  # type: ignore[arg-type]
     try:
-        words = command(run, kernel, ramdisk(run, kernel, built, directory), directory)
-        with open(log, "w", buffering=1) as sink, subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                                      stderr=subprocess.STDOUT, text=True, errors="replace") as process:
-            assert process.stdout is not None
-            try:
-                for line in process.stdout:
-                    line = line.rstrip("\r\n").lstrip("\r")
-                    sink.write(line + "\n")
-                    reader.line(line)
-                    if line.startswith("guest: note"):
-                        print(f"# {run.name}: {line[12:]}", flush=True)
-            except BaseException:
-                process.terminate()  # It ends its QEMU, and removes its files.
-                raise
-        reader.finish(process.returncode)
+        initrd = ramdisk(run, kernel, built, directory)
+        if run.hibernates:
+            with open(directory / "disk", "wb") as disk:
+                disk.truncate(DISK_MIB << 20)
+        status = 0
+        with open(log, "w", buffering=1) as sink:
+            for boot in range(2 if run.hibernates else 1):
+                # After a machine that was not turned off there is nothing to resume.
+                status = status or boot_once(run, command(run, kernel, initrd, directory, boot), reader, sink)
+        reader.finish(status)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     print(f"# {run.name}: {time.monotonic() - started:.0f} s, log {log.relative_to(ROOT)}", flush=True)

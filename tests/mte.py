@@ -127,8 +127,8 @@ def find_kernel(name: Optional[str]) -> Kernel:
     return Kernel(record["release"], Path(record["kernel"]), modules if modules and modules.is_dir() else None)
 
 
-def read_modules(directory: Path) -> list[tuple[str, bytes]]:
-    """Reads the modules that swap in compressed memory takes, each after those it needs."""
+def read_modules(directory: Path, names: tuple[str, ...] = ("lzo_rle", "zram")) -> list[tuple[str, bytes]]:
+    """Reads some modules, each after those it needs; of themselves, those that swap in compressed memory takes."""
     # As modules name each other.
     there = {path.name.split(".")[0].replace("-", "_"): path for path in sorted(directory.rglob("*.ko*"))}
     found: dict[str, bytes] = {}
@@ -146,7 +146,7 @@ def read_modules(directory: Path) -> list[tuple[str, bytes]]:
         found[name] = data
 
     # What is not there is a part of the kernel itself, or not needed by it.
-    for name in ("lzo_rle", "zram"):
+    for name in names:
         if name in there:
             visit(name, name)
     return list(found.items())

@@ -108,6 +108,18 @@ static void take_all_back_slowly(void)
 	} while (res.a1 != res.a2);
 }
 
+/* Sees to it that nothing is lent by who had the machine before this kernel. */
+static void begin_dormant(void)
+{
+	struct arm_smccc_res res;
+
+	tagstash_state(&res);
+	if (TAGSTASH_STATE(res.a1) == TAGSTASH_STATE_DORMANT)
+		return;
+	pr_info("the kernel before this one left storage lent: taking it back\n");
+	take_all_back_slowly();
+}
+
 /* Takes the storage back with the hooks in place, then removes them. */
 static void take_back(void)
 {
@@ -226,6 +238,8 @@ int tagstash_go_active(void)
 		error = -ESHUTDOWN;
 		goto out;
 	}
+	/* After hibernation, it is the kernel that loaded this one. */
+	begin_dormant();
 	if (tagstash_uses_tags())
 		error = hook_and_claim();
 	if (error)
@@ -369,14 +383,8 @@ void tagstash_clients_show(struct seq_file *file)
  */
 void tagstash_activation_init(bool verify)
 {
-	struct arm_smccc_res res;
-
 	verification = verify;
-	tagstash_state(&res);
-	if (TAGSTASH_STATE(res.a1) != TAGSTASH_STATE_DORMANT) {
-		pr_info("the kernel before this one left storage lent: taking it back\n");
-		take_all_back_slowly();
-	}
+	begin_dormant();
 }
 
 /**

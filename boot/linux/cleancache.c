@@ -27,7 +27,8 @@
  *    it are over.
  *  - After stop() the core deactivates, which drops every page and destroys every pool. The next
  *    start() makes new pools, whose ids differ from the old ones, in a new attachment. So what was
- *    put earlier is out of reach for good.
+ *    put earlier is out of reach for good. After hibernation ids may come again: from a shim of
+ *    another boot, which has nothing that was put earlier.
  */
 
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt

@@ -4,8 +4,9 @@
  * nothing of the stash.
  *
  *   reboot, kexec   the reboot notifier, before devices are shut down; for good
- *   hibernation     the PM notifier: the image is made, and resumed, dormant; active again
- *                   afterwards
+ *   hibernation     the PM notifier: the image is made dormant, and so is the kernel that loads
+ *                   it; active again afterwards. The shim below an image that comes back is
+ *                   mostly another one, of a new boot, that knows of no claim and no pool
  *   a crash kernel  a kprobe at machine_kexec(), which a kernel that crashed comes to with all
  *                   other CPUs stopped, and nothing left to call. A panic notifier would not do: by
  *                   default the crash kernel is started before they are called. Where the panic
@@ -32,7 +33,7 @@ static int on_reboot(struct notifier_block *block, unsigned long action, void *d
 
 static struct notifier_block reboot_notifier = { .notifier_call = on_reboot };
 
-/* Whether it was active before hibernation. */
+/* Whether it is to be active after hibernation. */
 static bool resume;
 
 static int on_power(struct notifier_block *block, unsigned long action, void *data)
@@ -45,7 +46,16 @@ static int on_power(struct notifier_block *block, unsigned long action, void *da
 		break;
 	case PM_POST_HIBERNATION:
 	case PM_POST_RESTORE:
-		if (resume)
+		/*
+		 * Until processes were frozen, somebody may have written to debugfs, or loaded
+		 * this driver. Then the claims that it believes in are another shim's.
+		 */
+		if (tagstash_is_active()) {
+			resume = true;
+			tagstash_go_dormant("hibernation");
+		}
+		/* The machine may have been started with another shim, or with nothing to lend. */
+		if (resume && !tagstash_find_shim())
 			tagstash_go_active();
 		resume = false;
 		break;
