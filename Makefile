@@ -146,7 +146,7 @@ driver: setup ## Builds the Linux driver's modules for every kernel that can be 
 	$(Q)$(PYTHON) qemu/driver.py $(ARGS)
 
 # Parts of it: python3 tests/filework.py all --only kexec, tests/driver_test.py --help. Hours on a busy machine.
-driver-test: image machine initramfs ## Linux with the driver, on all kernels: tags, a million verified file operations, hotplug, reload, kexec
+driver-test: image machine initramfs ## Linux with the driver, on all kernels: tags, a million verified file operations, hotplug, reload, kexec, hibernation
 	$(Q)status=0; $(PYTHON) tests/driver_test.py all || status=1; $(PYTHON) tests/filework.py all || status=1; exit $$status
 
 # Recorded runs on one CPU that counts instructions: minutes.

@@ -34,6 +34,8 @@ SCRIPTS = setup.ROOT / "tests/linux/files/guest"
 COMMANDS = ["insmod", "lsmod", "mkswap", "rmmod", "swapoff", "swapon"]
 # The first is the disk at /mnt.
 DISK_MIB = (256, 64)
+# For all of memory, should it come to that; what is not written takes no space.
+SWAP_MIB = 512
 
 
 class GuestError(Exception):
@@ -53,7 +55,11 @@ class Guest:
     icount: bool = False
     # Puts the kernel and the ramdisk into the ramdisk, in boot/, for kexec.
     kexec: bool = False
-    # More of the kernel's command line, and of the ramdisk.
+    # Adds a disk behind the others that has nothing on it, for a kernel that goes to it.
+    swap_disk: bool = False
+    # More options of qemu/run.py.
+    options: tuple[str, ...] = ()
+    # More of the kernel's command line, and of the ramdisk: programs and scripts, in directories of one name.
     bootargs: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     modules: Optional[Path] = None
@@ -73,6 +79,9 @@ class Guest:
             (self.directory / "initrd").write_bytes(ramdisk + (self.boot_files(ramdisk) if self.kexec else b""))
             for number, mebibytes in enumerate(DISK_MIB):
                 make_disk(self.directory / f"disk{number}", mebibytes)
+            if self.swap_disk:
+                with open(self.directory / f"disk{len(DISK_MIB)}", "wb") as disk:
+                    disk.truncate(SWAP_MIB << 20)
         except BaseException:
             shutil.rmtree(self.directory, ignore_errors=True)
             raise
@@ -93,8 +102,10 @@ class Guest:
             archive.add(f"files/{script.name}", stat.S_IFREG | 0o755, script.read_bytes())
         for module in sorted(modules.glob("*.ko")):
             archive.add(f"files/modules/{module.name}", stat.S_IFREG | 0o644, module.read_bytes())
+        for name in sorted({str(Path(name).parent) for name in self.files} - {"."}):
+            archive.add(name, stat.S_IFDIR | 0o755)
         for name, contents in sorted(self.files.items()):
-            archive.add(name, stat.S_IFREG | 0o644, contents)
+            archive.add(name, stat.S_IFREG | 0o755, contents)
         return archive.finish()
 
     def boot_files(self, ramdisk: bytes) -> bytes:
@@ -106,18 +117,17 @@ class Guest:
         # Archives begin at a multiple of 4 bytes (Linux, buffer-format.rst).
         return bytes(-len(ramdisk) % 4) + archive.finish()
 
-    def command(self, seconds: float, *options: str) -> list[str]:
-        """Returns the command that runs it."""
-        words = {"case": self.case, "cpus": str(self.cpus), **self.words}
+    def command(self, seconds: float, *options: str, case: Optional[str] = None) -> list[str]:
+        """Returns the command that runs it, or another case with the same disks."""
+        words = {"case": case or self.case, "cpus": str(self.cpus), **self.words}
         # The kernel's watchdogs go by time, of which an emulated CPU may get little.
         bootargs = ["console=ttyAMA0", "panic=-1", "nowatchdog", "rcupdate.rcu_cpu_stall_suppress=1", "tagstash.test=files",
                     *(f"guest.{name}={value}" for name, value in words.items()), *filter(None, [self.bootargs])]
-        drives = [option for number in range(len(DISK_MIB)) for option in ("--drive", str(self.directory / f"disk{number}"))]
+        drives = [word for disk in sorted(self.directory.glob("disk*")) for word in ("--drive", str(disk))]
         return [sys.executable, str(setup.ROOT / "qemu/run.py"), "--kernel", str(self.kernel.image), "--initrd",
                 str(self.directory / "initrd"), "--cpus", str(self.cpus), "--memory", str(self.memory_mib), "--layout", self.layout,
-                # The translation service would go on writing to the first kernel's memory: kernels of that age do not stop it.
-                *(["--no-its"] if self.kexec else []), "--no-semihosting", "--no-harness-args", *(["--icount"] if self.icount else []), *drives, "--timeout", f"{seconds:g}",
-                *options, "--bootargs", " ".join(bootargs)]
+                "--no-semihosting", "--no-harness-args", *(["--icount"] if self.icount else []), *drives, "--timeout", f"{seconds:g}",
+                *self.options, *options, "--bootargs", " ".join(bootargs)]
 
 
 def make_disk(file: Path, mebibytes: int) -> None:
@@ -138,10 +148,15 @@ def find(name: str, build: bool) -> trees.Kernel:
 
     Where there is no such kernel, set-up has to build one, which takes minutes: only with `build`.
     """
-    done = subprocess.run([sys.executable, str(setup.ROOT / "qemu/setup.py"), "--only", "cross", "--only", "e2fsprogs"],
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                          check=False)
+    fetch("cross", "e2fsprogs")
+    return driver.get(name) if build else driver.find(name)
+
+
+def fetch(*names: str) -> None:
+    """Has set-up get some things."""
+    only = [word for name in names for word in ("--only", name)]
+    done = subprocess.run([sys.executable, str(setup.ROOT / "qemu/setup.py"), *only], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
     if done.returncode != 0:
         reason = done.stdout.partition("setup: ")[2].strip() or f"set-up ended with status {done.returncode}"
         raise (setup.NotDownloaded if done.returncode == setup.NotDownloaded.status else setup.SetupError)(reason)
-    return driver.get(name) if build else driver.find(name)

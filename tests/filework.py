@@ -6,11 +6,12 @@ Each run boots Linux 5.10 with cleancache above the shim on the aliased machine,
 that is in the way really meet. The guest does what a script of tests/linux/files/guest says; every byte that its programs read is
 compared with what they wrote.
 
-  hits    files that fit the page cache and the stash together, with tags coming and going: gets have to hit
-  storm   random work on files, while memory is tagged and swapped, caches are dropped, CPUs go off and on, another filesystem
-          comes and goes, and the driver is unloaded and loaded
-
-  kexec   a kernel with pages in the stash and claims for tags starts another kernel
+  hits       files that fit the page cache and the stash together, with tags coming and going: gets have to hit
+  storm      random work on files, while memory is tagged and swapped, caches are dropped, CPUs go off and on, another filesystem
+             comes and goes, and the driver is unloaded and loaded
+  selftests  the kernel's own selftests of memory tagging, before the driver is loaded and while files are worked on: the same results
+  kexec      a kernel with pages in the stash and claims for tags starts another kernel
+  hibernate  such a kernel goes to disk while files are worked on, and comes back above another shim
 
   quick   a short run of the first two (part of `make test`)
   all     all runs, with verification on and off, on the kernel as it is and on one with the kernel's own checks of locks and
@@ -29,11 +30,12 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn, Optional
+from typing import BinaryIO, NoReturn, Optional
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "qemu"))
 import driverguest  # noqa: E402  (the guest)
+import mte  # noqa: E402  (the kernel's selftests)
 import run as machine  # noqa: E402  (where things are)
 import setup  # noqa: E402  (its errors)
 import trees  # noqa: E402  (kernels)
@@ -42,6 +44,11 @@ from suite import GRACE_SECONDS, Result, end_group, read_tap  # noqa: E402
 LOGS = machine.BUILD / "logs"
 # What the last kernel of a run does, where it is not the first.
 LAST = {"kexec": "second"}
+# What is done in a second boot, with the disks as the first left them.
+AGAIN = {"hibernate": "resume"}
+# The translation service of the usual interrupt controller would go on writing to the first kernel's memory, and not be as the one
+# that comes back left it: kernels of that age see to neither.
+INTERRUPTS = {"kexec": ("--no-its",), "hibernate": ("--gic", "2")}
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,15 @@ class Run:
     def guest(self, kernel: trees.Kernel) -> driverguest.Guest:
         """Makes the guest."""
         words = {"verify": str(int(self.verify)), **self.words}
-        return driverguest.Guest(kernel, self.case, words, self.cpus, layout=self.layout, kexec=self.case == "kexec")
+        return driverguest.Guest(kernel, self.case, words, self.cpus, layout=self.layout, kexec=self.case == "kexec",
+                                 swap_disk=self.case == "hibernate", options=INTERRUPTS.get(self.case, ()),
+                                 files=selftests() if self.case == "selftests" else {})
+
+
+def selftests() -> dict[str, bytes]:
+    """Makes the kernel's selftests of memory tagging, as files of the guest."""
+    driverguest.fetch("cross", "selftests")
+    return mte.selftest_files()
 
 
 def storm(kernel: str, cpus: int, layout: str, verify: bool, processes: int, operations: int, seed: int, seconds: float,
@@ -93,6 +108,9 @@ RUNS = {
         Run("hits", "5.10-debug", 2, "crossed", True, 900),
         Run("kexec", "5.10", 2, "one", True, 300),
         Run("kexec", "5.10-debug", 2, "crossed", False, 600),
+        Run("hibernate", "5.10", 2, "one", True, 300, {"operations": "6000"}),
+        Run("hibernate", "5.10-debug", 4, "crossed", False, 900, {"operations": "3000"}),
+        Run("selftests", "5.10", 2, "crossed", True, 1800),
         storm("5.10", 2, "one", False, 3, 120_000, 11, 2400),
         storm("5.10", 4, "crossed", True, 4, 90_000, 12, 2400),
         storm("5.10", 2, "block12k", True, 2, 100_000, 13, 2400),
@@ -145,24 +163,26 @@ class Reporter:
         return 1 if self.failures else 0
 
 
-# What is to be ended when we are.
-running: set[subprocess.Popen[bytes]] = set()
+def boot_once(run: Run, command: list[str], sink: BinaryIO) -> int:
+    """Runs a guest until its machine is turned off; returns the status."""
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
+                               start_new_session=True)
+    try:
+        return process.wait(run.seconds + GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return machine.TIMEOUT_STATUS
+    finally:
+        end_group(process)
 
 
 def boot(run: Run, kernel: trees.Kernel) -> tuple[str, int]:
     """Runs a guest to its end; returns what it printed and the status."""
     LOGS.mkdir(parents=True, exist_ok=True)
+    status = 0
     with run.guest(kernel) as guest, open(run.log, "wb") as sink:
-        process = subprocess.Popen(guest.command(run.seconds), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=sink,
-                                   stderr=subprocess.STDOUT, start_new_session=True)
-        running.add(process)
-        try:
-            status = process.wait(run.seconds + GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            status = machine.TIMEOUT_STATUS
-        finally:
-            end_group(process)
-            running.discard(process)
+        for case in filter(None, (run.case, AGAIN.get(run.case))):
+            # After a machine that was not turned off there is nothing to go on with.
+            status = status or boot_once(run, guest.command(run.seconds, case=case), sink)
     return run.log.read_text(errors="replace").replace("\r", ""), status
 
 
@@ -199,6 +219,8 @@ def main() -> int:
     for run in chosen:
         try:
             kernel = driverguest.find(run.kernel, build=options.what == "all" and run.kernel == "5.10")
+            if run.case == "hibernate" and not kernel.enabled("CONFIG_HIBERNATION"):
+                raise setup.NotDownloaded(f"{kernel.origin} has a kernel without CONFIG_HIBERNATION")
             print(f"# {run.name}: running, {run.seconds:g} s at most", flush=True)
             started = time.monotonic()
             text, status = boot(run, kernel)
@@ -206,7 +228,7 @@ def main() -> int:
             print(f"# {run.name}: {time.monotonic() - started:.0f} s", flush=True)
         except setup.NotDownloaded as why:
             report.result(f"{run.name} # SKIP {' '.join(str(why).split())}")
-        except (setup.SetupError, driverguest.GuestError, OSError) as why:
+        except (setup.SetupError, driverguest.GuestError, mte.Failed, OSError) as why:
             report.result(run.name, " ".join(str(why).split()))
     return report.finish()
 

@@ -180,6 +180,12 @@ def build_selftests() -> dict[str, bytes]:
     return programs
 
 
+def selftest_files() -> dict[str, bytes]:
+    """Makes what is in the guest's directory of selftests: the programs, and what runs them."""
+    return {"selftests/run": (ROOT / "tests/linux/selftests").read_bytes(),
+            **{f"selftests/{name}": data for name, data in sorted(build_selftests().items())}}
+
+
 def pack(what: str, kernel: Kernel) -> Path:
     """Writes the guest's ramdisk: that of `make initramfs`, and behind it an archive that Linux unpacks over the first."""
     base = machine.BUILD / "initramfs.img"
@@ -199,8 +205,7 @@ def pack(what: str, kernel: Kernel) -> Path:
         archive.add("bin/swapon", stat.S_IFLNK | 0o777, b"busybox")
     else:
         archive.add("selftests", stat.S_IFDIR | 0o755)
-        files.append(("selftests/run", (ROOT / "tests/linux/selftests").read_bytes()))
-        files += [(f"selftests/{name}", data) for name, data in sorted(build_selftests().items())]
+        files += selftest_files().items()
     for name, contents in files:
         archive.add(name, stat.S_IFREG | 0o755, contents)
     image = machine.BUILD / f"mte-{what}-{kernel.release}.img"
