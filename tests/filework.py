@@ -218,7 +218,7 @@ def main() -> int:
     report = Reporter()
     for run in chosen:
         try:
-            kernel = driverguest.find(run.kernel, build=options.what == "all" and run.kernel == "5.10")
+            kernel = driverguest.find(run.kernel, build=options.what == "all")
             if run.case == "hibernate" and not kernel.enabled("CONFIG_HIBERNATION"):
                 raise setup.NotDownloaded(f"{kernel.origin} has a kernel without CONFIG_HIBERNATION")
             print(f"# {run.name}: running, {run.seconds:g} s at most", flush=True)
