@@ -231,7 +231,11 @@ static int work(void *data)
 	set_user_nice(current, 10);
 	while (!kthread_should_stop()) {
 		work_once(worker);
-		cond_resched();
+		/*
+		 * Where kernel threads are preempted, cond_resched() is no quiescent point for
+		 * synchronize_rcu_tasks(), which an audit of claims waits for.
+		 */
+		cond_resched_tasks_rcu_qs();
 	}
 	return 0;
 }
