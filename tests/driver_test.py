@@ -104,7 +104,7 @@ class Run:
         return " ".join(filter(None, words))
 
 
-PARTS = ["load", "tags", "hotplug", "switch", "reload", "disarm", "stores", "unload"]
+PARTS = ["load", "tags", "neighbours", "hotplug", "switch", "reload", "disarm", "stores", "unload"]
 # A node as the shim's, on a machine without it.
 NODE = '/ { hypervisor { compatible = "tagstash,tagstash-1"; method = "hvc"; }; };\n'
 
@@ -151,6 +151,8 @@ def runs(what: str) -> list[Run]:
     found += refusals("5.10")
     for kernel in ("5.10", "6.12"):
         found.append(Run(kernel, "MTE hidden", [["hidden"]], words="tagstash.mte=hide"))
+    # Where it is preempted, a thread that never sleeps holds up who waits for all tasks.
+    found.append(Run("5.10-debug", "turned off while it waits", [["stuck"]], rounds=0))
     found.append(Run("6.1", "kexec", [["load", "kexec"], ["second", "load", "unload"]], memory=MORE_MEMORY_MIB))
     found.append(Run("6.1", "panic", [["load", "panic"], ["crashed"]], memory=MORE_MEMORY_MIB,
                      words=f"crashkernel={CRASH_KERNEL_MIB}M"))
@@ -214,20 +216,28 @@ FAULTS = [
     fault("the first page of a run only is released", r"all claims came back",
           [("hooks.c", "page_to_pfn(page), 1UL << order)", "page_to_pfn(page), 1)")]),
     fault("a release forgets its mark", r"refused|claim|damaged|wrong|checks of memory tagging",
-          [("claims.c", "		bitmap_clear(claimed, pfn - first_pfn, next - pfn);\n", "")]),
+          [("claims.c", "		WRITE_ONCE(*word, *word & ~bits_of(pfn, next - pfn));\n", "")]),
+    fault("two locks for the claims of a word", r"each has its claims",
+          [("claims.c", "hash_long(BIT_WORD(pfn - first_pfn), LOCK_SHIFT)", "hash_long((pfn - first_pfn) / RUN_PAGES, LOCK_SHIFT)")],
+          "load,neighbours"),
     fault("the watchdog does not look", r"watchdog", [("watchdog.c", "if (tagstash_hooks_intact(problem, sizeof(problem))) {",
                                                        "if (tagstash_hooks_intact(problem, sizeof(problem)) || true) {")],
           "load,disarm"),
     fault("modules that come later are not searched", r"a module that stores tags makes it dormant",
           [("text.c", "if (state != MODULE_STATE_COMING || module == THIS_MODULE)", "if (state != MODULE_STATE_COMING || module)")],
           "load,stores"),
+    fault("a module comes while it becomes active", r"if that module comes while it becomes active",
+          [("text.c", "	if (!tagstash_text_clean(who, sizeof(who))) {\n		snprintf", "	if (tagstash_is_active() && !tagstash_text_clean(who, sizeof(who))) {\n		snprintf")],
+          "load,stores"),
+    fault("the machine cannot be turned off while it waits", r"turned off|part was done",
+          [("activation.c", "		if (READ_ONCE(waiting_for_tasks))\n			return;\n", "")], "stuck", kernel="5.10-debug", rounds=0),
     fault("modules that are there are not searched", r"and stays dormant",
           [("text.c", "		if (module != THIS_MODULE)\n			search_module(module);", "")], "load,stores"),
     fault("clients are not stopped", r"dormant and active|running|no call failed|not dormant",
           [("activation.c", "	list_for_each_entry_reverse(client, &clients, list)\n		stop_client(client);\n", "")],
           "load,switch,unload"),
     fault("storage is not taken back on unload", r"storage was taken back before",
-          [("activation.c", "		take_all_back_slowly();\n	}\n	tagstash_forget_claims();", "	}\n	tagstash_forget_claims();"),
+          [("activation.c", "		tagstash_hooks_remove();\n		take_all_back_slowly();\n", "		tagstash_hooks_remove();\n"),
            ("activation.c", "	tagstash_void_claims();\n	take_all_back_slowly();", "	tagstash_void_claims();")],
           kernel="6.1", kernels=[["load", "kexec"], ["second"]], memory=MORE_MEMORY_MIB),
     fault("a kernel that panics keeps the storage lent", r"storage was taken back before",

@@ -14,6 +14,9 @@
  *   5. ACTIVATE to the end;
  *   6. the clients start.
  *
+ * Where a step fails, what was done before it is undone as below. A module with a tag store that
+ * comes meanwhile waits, before it runs, until all of this is done, and has it undone (text.c).
+ *
  * To dormant:
  *   1. the clients stop: nothing is put any more;
  *   2. DEACTIVATE to the end. The hooks stay until then: while any storage is lent, a store without
@@ -26,6 +29,7 @@
  */
 #define pr_fmt(fmt) "tagstash: " fmt
 
+#include <linux/delay.h>
 #include <linux/errno.h>
 #include <linux/list.h>
 #include <linux/module.h>
@@ -33,6 +37,7 @@
 #include <linux/printk.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
+#include <asm/barrier.h>
 #include <asm/cpufeature.h>
 
 #include "core.h"
@@ -43,7 +48,14 @@
 static DEFINE_MUTEX(state_lock);
 static LIST_HEAD(clients);
 static bool active;
+/* It is dormant for good, or about to be: set without the lock. */
 static bool closed;
+/*
+ * Going active waits for all tasks, which takes as long as one of them likes. Who turns the machine
+ * off need not wait for that: it sets `closed` and then looks here, and who waits looks at `closed`
+ * after it has cleared this. One of the two sees the other.
+ */
+static bool waiting_for_tasks;
 static bool verification;
 /* Why it is dormant. */
 static char reason[WHY_SIZE] = "it has not been asked to be active";
@@ -120,7 +132,10 @@ static void begin_dormant(void)
 	take_all_back_slowly();
 }
 
-/* Takes the storage back with the hooks in place, then removes them. */
+/*
+ * Takes the storage back with the hooks in place, then removes them. Claims are to be forgotten
+ * after it.
+ */
 static void take_back(void)
 {
 	tagstash_void_claims();
@@ -129,7 +144,6 @@ static void take_back(void)
 		tagstash_hooks_remove();
 		take_all_back_slowly();
 	}
-	tagstash_forget_claims();
 }
 
 /* ---- the clients ---- */
@@ -206,7 +220,6 @@ static int hook_and_claim(void)
 	/* All kprobes may be disarmed just now, which their registration does not tell. */
 	if (!tagstash_hooks_intact(why, sizeof(why))) {
 		strscpy(reason, why, sizeof(reason));
-		tagstash_hooks_remove();
 		return -EBUSY;
 	}
 	/*
@@ -214,7 +227,16 @@ static int hook_and_claim(void)
 	 * user memory, with the page marked; a grace period is enough, and that is what this call
 	 * means there.
 	 */
+	WRITE_ONCE(waiting_for_tasks, true);
 	synchronize_rcu_tasks();
+	WRITE_ONCE(waiting_for_tasks, false);
+	/* Pairs with the one in tagstash_refuse(). */
+	smp_mb();
+	if (READ_ONCE(closed)) {
+		strscpy(reason, "the machine is given to another kernel, or turned off",
+			sizeof(reason));
+		return -ESHUTDOWN;
+	}
 	tagstash_claim_tagged();
 	return 0;
 }
@@ -234,7 +256,7 @@ int tagstash_go_active(void)
 	mutex_lock(&state_lock);
 	if (active)
 		goto out;
-	if (closed) {
+	if (READ_ONCE(closed)) {
 		error = -ESHUTDOWN;
 		goto out;
 	}
@@ -242,15 +264,19 @@ int tagstash_go_active(void)
 	begin_dormant();
 	if (tagstash_uses_tags())
 		error = hook_and_claim();
-	if (error)
-		goto failed;
-	error = lend_all();
-	if (error) {
-		snprintf(reason, sizeof(reason), "the shim refused ACTIVATE");
-		take_back();
-		goto failed;
+	if (!error) {
+		error = lend_all();
+		if (error)
+			strscpy(reason, "the shim refused ACTIVATE", sizeof(reason));
 	}
-	active = true;
+	if (error) {
+		/* A hook may have claimed already. */
+		take_back();
+		tagstash_forget_claims();
+		pr_err("stays dormant: %s\n", reason);
+		goto out;
+	}
+	WRITE_ONCE(active, true);
 	reason[0] = '\0';
 	pr_info("active%s: idle tag storage is lent to the stash\n",
 		verification ? ", with verification" : "");
@@ -258,27 +284,26 @@ int tagstash_go_active(void)
 		start_client(client);
 	if (tagstash_uses_tags())
 		tagstash_watchdog_start();
-	goto out;
-failed:
-	pr_err("stays dormant: %s\n", reason);
 out:
 	mutex_unlock(&state_lock);
 	return error;
 }
 
-static void go_dormant(const char *why)
+static bool go_dormant(const char *why)
 {
 	struct tagstash_client *client;
 
 	if (!active)
-		return;
+		return false;
 	tagstash_watchdog_stop();
 	list_for_each_entry_reverse(client, &clients, list)
 		stop_client(client);
 	take_back();
-	active = false;
+	WRITE_ONCE(active, false);
+	tagstash_forget_claims();
 	strscpy(reason, why, sizeof(reason));
 	pr_info("dormant: %s\n", why);
+	return true;
 }
 
 /**
@@ -286,12 +311,17 @@ static void go_dormant(const char *why)
  * @why: the reason, for messages and debugfs
  *
  * May sleep. Does nothing if it is dormant already.
+ *
+ * Return: whether it was active
  */
-void tagstash_go_dormant(const char *why)
+bool tagstash_go_dormant(const char *why)
 {
+	bool was;
+
 	mutex_lock(&state_lock);
-	go_dormant(why);
+	was = go_dormant(why);
 	mutex_unlock(&state_lock);
+	return was;
 }
 
 /**
@@ -314,12 +344,21 @@ bool tagstash_try_go_dormant(const char *why)
 /**
  * tagstash_refuse() - goes dormant for good
  * @why: the reason
+ *
+ * May sleep, but does not wait for a task that somebody waits for who is going active: nothing is
+ * lent then, nor will be.
  */
 void tagstash_refuse(const char *why)
 {
-	mutex_lock(&state_lock);
+	WRITE_ONCE(closed, true);
+	/* Pairs with the one in hook_and_claim(). */
+	smp_mb();
+	while (!mutex_trylock(&state_lock)) {
+		if (READ_ONCE(waiting_for_tasks))
+			return;
+		msleep(20);
+	}
 	go_dormant(why);
-	closed = true;
 	mutex_unlock(&state_lock);
 }
 

@@ -19,15 +19,20 @@
  * harmless direction. The other one cannot be: release happens only where a page is being freed,
  * and a page that is being freed has no tags in use.
  *
- * The locks are raw and taken with interrupts off. Nothing is called under them but the hypervisor,
- * and inline functions: no probe and no tracepoint is met there, so a handler that takes one cannot
- * interrupt its holder on the same CPU.
+ * A word of the bitmap is read, changed and written back, so all of its bits have one lock: with
+ * two, a change of one page's bit could bring back another's that has just been cleared, and that
+ * page would store its tags without a claim.
+ *
+ * The locks are raw and taken with interrupts off. Nothing is called under them but the hypervisor:
+ * no probe of ours and no tracepoint is met there, so a handler that takes one cannot interrupt its
+ * holder on the same CPU.
  */
 #define pr_fmt(fmt) "tagstash: " fmt
 
 #include <linux/bitmap.h>
 #include <linux/hash.h>
 #include <linux/hugetlb.h>
+#include <linux/memory_hotplug.h>
 #include <linux/mm.h>
 #include <linux/nodemask.h>
 #include <linux/percpu.h>
@@ -44,10 +49,10 @@
 #include "trace.h"
 
 /*
- * Pages of the kernel's that are dealt with under one lock: neighbours, whose tags share a block.
+ * Pages of the kernel's that are dealt with at a time: neighbours, whose tags share a block, and
+ * whose bits are in one word.
  */
-#define RUN_SHIFT	5
-#define RUN_PAGES	BIT(RUN_SHIFT)
+#define RUN_PAGES	32UL
 #define LOCK_SHIFT	6
 
 /* Pages of 4 KiB in one of the kernel's. */
@@ -62,9 +67,20 @@ static bool voiding;
 
 static DEFINE_PER_CPU(struct tagstash_counters, counters);
 
+static unsigned long *word_of(unsigned long pfn)
+{
+	return &claimed[BIT_WORD(pfn - first_pfn)];
+}
+
+/* The bits of a run, or of a part of one, in its word. */
+static unsigned long bits_of(unsigned long pfn, unsigned long pages)
+{
+	return GENMASK(pages - 1, 0) << ((pfn - first_pfn) % BITS_PER_LONG);
+}
+
 static raw_spinlock_t *lock_of(unsigned long pfn)
 {
-	return &locks[hash_long(pfn >> RUN_SHIFT, LOCK_SHIFT)];
+	return &locks[hash_long(BIT_WORD(pfn - first_pfn), LOCK_SHIFT)];
 }
 
 static u64 ticks_now(void)
@@ -97,14 +113,13 @@ static bool clip(unsigned long *pfn, unsigned long *end)
 static u64 claim_run(unsigned long pfn, unsigned long pages)
 {
 	struct arm_smccc_res res;
-	unsigned long flags;
+	unsigned long flags, *word = word_of(pfn), bits = bits_of(pfn, pages);
 	phys_addr_t address = PFN_PHYS(pfn);
 	u64 left = PARTS(pages), taken = 0, before, took;
 	bool clear;
 
 	raw_spin_lock_irqsave(lock_of(pfn), flags);
-	clear = find_next_zero_bit(claimed, pfn + pages - first_pfn, pfn - first_pfn) <
-		pfn + pages - first_pfn;
+	clear = ~*word & bits;
 	if (clear) {
 		before = ticks_now();
 		while (left && !tagstash_reclaim(address, left, &res)) {
@@ -117,7 +132,7 @@ static u64 claim_run(unsigned long pfn, unsigned long pages)
 		if (left)
 			this_cpu_add(counters.foreign, pages);
 		else
-			bitmap_set(claimed, pfn - first_pfn, pages);
+			WRITE_ONCE(*word, *word | bits);
 		/*
 		 * Of a single page, so that it says something about the shim and not about the
 		 * range.
@@ -146,8 +161,7 @@ void tagstash_claim_pages(unsigned long pfn, unsigned long pages)
 		return;
 	for (; pfn < end; pfn = next) {
 		next = run_end(pfn, end);
-		if (find_next_zero_bit(claimed, next - first_pfn,
-				       pfn - first_pfn) >= next - first_pfn) {
+		if (!(~READ_ONCE(*word_of(pfn)) & bits_of(pfn, next - pfn))) {
 			this_cpu_add(counters.held, next - pfn);
 			continue;
 		}
@@ -166,7 +180,7 @@ void tagstash_claim_pages(unsigned long pfn, unsigned long pages)
  */
 void tagstash_release_pages(unsigned long pfn, unsigned long pages)
 {
-	unsigned long end = pfn + pages, flags, next;
+	unsigned long end = pfn + pages, flags, next, *word;
 	struct arm_smccc_res res;
 	long status;
 
@@ -178,12 +192,17 @@ void tagstash_release_pages(unsigned long pfn, unsigned long pages)
 		pfn = find_next_bit(claimed, end - first_pfn, pfn - first_pfn) + first_pfn;
 		if (pfn >= end)
 			return;
+		word = word_of(pfn);
 		raw_spin_lock_irqsave(lock_of(pfn), flags);
-		/* Only what has a claim: a page without one would be refused, and counted. */
-		next = find_next_zero_bit(claimed, run_end(pfn, end) - first_pfn,
-					  pfn - first_pfn) + first_pfn;
+		/*
+		 * Only what has a claim: a page without one would be refused, and counted. The
+		 * first has: whoever frees it is the only one to clear its bit.
+		 */
+		next = pfn + 1;
+		while (next < run_end(pfn, end) && (*word & bits_of(next, 1)))
+			next++;
 		status = tagstash_release(PFN_PHYS(pfn), PARTS(next - pfn), &res);
-		bitmap_clear(claimed, pfn - first_pfn, next - pfn);
+		WRITE_ONCE(*word, *word & ~bits_of(pfn, next - pfn));
 		raw_spin_unlock_irqrestore(lock_of(pfn), flags);
 		this_cpu_add(counters.releases, res.a2);
 		if (status && !READ_ONCE(voiding))
@@ -238,10 +257,8 @@ static void visit_tagged(test_fn test, visit_fn visit, void *data)
 	for (pfn = first_pfn; pfn < end_pfn; pfn++) {
 		if (pfn % 4096 == 0)
 			cond_resched();
-		if (!pfn_valid(pfn))
-			continue;
-		page = pfn_to_page(pfn);
-		if (test(page))
+		page = pfn_to_online_page(pfn);
+		if (page && test(page))
 			visit(pfn, PageHead(page) && PageHuge(page) ? compound_nr(page) : 1, data);
 	}
 	/*
@@ -298,7 +315,16 @@ static bool is_missing(unsigned long pfn)
 
 	if (tagstash_query(PFN_PHYS(pfn), &res))
 		return false;
+	/* Where nothing is lent no page needs a claim. This is looked at after the answer. */
+	if (!tagstash_is_active() || READ_ONCE(voiding))
+		return false;
 	return (res.a1 & TAGSTASH_QUERY_HAS_STORAGE) && !(res.a1 & TAGSTASH_QUERY_CLAIMED);
+}
+
+/* Whether the page is marked, or is the page of zeros, which not all kernels mark. */
+static bool needs_claim(unsigned long pfn)
+{
+	return pfn == page_to_pfn(ZERO_PAGE(0)) || is_marked(pfn_to_page(pfn));
 }
 
 /*
@@ -319,7 +345,7 @@ static void audit_page(unsigned long pfn, unsigned long pages, void *data)
 		/* Where many are missing, the rest need not be waited for. */
 		for (looks = audit->missing < 4 ? 0 : 3; looks < 3; looks++) {
 			synchronize_rcu_tasks();
-			if (!is_missing(pfn) || !is_marked(pfn_to_page(pfn)))
+			if (!is_missing(pfn) || !needs_claim(pfn))
 				break;
 		}
 		if (looks == 3 && !audit->missing++)
@@ -331,7 +357,8 @@ static void audit_page(unsigned long pfn, unsigned long pages, void *data)
  * tagstash_audit_claims() - looks whether each tagged page has a claim
  * @audit: set to what was found
  *
- * Asks the shim about each, rather than the bitmap. May sleep.
+ * Asks the shim about each, rather than the bitmap. While the stash is dormant none is missing. May
+ * sleep.
  */
 void tagstash_audit_claims(struct tagstash_audit *audit)
 {
@@ -396,7 +423,8 @@ int tagstash_claims_init(void)
 		first_pfn = min(first_pfn, memory->node_start_pfn);
 		end_pfn = max(end_pfn, memory->node_start_pfn + memory->node_spanned_pages);
 	}
-	/* So that no run straddles two words, or the beginning. */
+	/* So that no run, which begins at a multiple of its size, straddles two words. */
+	BUILD_BUG_ON(BITS_PER_LONG % RUN_PAGES);
 	first_pfn = round_down(first_pfn, RUN_PAGES);
 	claimed = vzalloc(BITS_TO_LONGS(end_pfn - first_pfn) * sizeof(long));
 	return claimed ? 0 : -ENOMEM;

@@ -10,12 +10,14 @@
  *
  * What Linux promises (mm/cleancache.c, mm/filemap.c, mm/truncate.c of 5.10):
  *
- *  - put_page() and invalidate_page() come with the i_pages lock held and interrupts off,
- *    get_page() in process context with the page locked, invalidate_inode() and invalidate_fs()
- *    in process context. init_fs() may sleep.
+ *  - put_page() comes with the i_pages lock held and interrupts off, invalidate_page() in that way
+ *    or with the page locked, get_page() in process context with the page locked,
+ *    invalidate_inode() and invalidate_fs() in process context. init_fs() may sleep.
  *  - While a page is in the page cache there is no get of its key; it leaves the page cache by a
  *    put or an invalidate_page.
- *  - A filesystem's pool id is its own from init_fs() until invalidate_fs().
+ *  - A filesystem's pool id is its own from init_fs() until invalidate_fs(). But ext4 calls
+ *    init_fs() again each time it is remounted to be written to, and forgets the id that it had:
+ *    that one and its pool stay, unused, until the machine is started anew.
  *
  * Why nothing is ever stale when the stash comes and goes. Every operation looks at the attachment
  * once, inside an RCU read-side section that covers its hypercall.
@@ -249,15 +251,18 @@ static void invalidate_inode(int id, struct cleancache_filekey file)
 /* Gives a pool of Linux's one of the shim's, if there is one left. With the lock held. */
 static void attach(struct attachment *to, int id)
 {
+	long status;
 	u64 pool;
 
 	if (!pools[id].used || to->pool[id] != NO_POOL)
 		return;
-	if (tagstash_pool_create(pools[id].shift, &pool) == TAGSTASH_SUCCESS)
+	status = tagstash_pool_create(pools[id].shift, &pool);
+	if (status == TAGSTASH_SUCCESS)
 		/* Pairs with the acquire in make_key(). */
 		smp_store_release(&to->pool[id], pool);
 	else
-		pr_notice_once("the shim has no pool left: some filesystems are not cached\n");
+		pr_notice_once("the shim makes no more pools (status %ld): some filesystems are not cached\n",
+			       status);
 }
 
 static struct attachment *attachment_now(void)
@@ -281,7 +286,8 @@ static int init_fs(size_t page_size)
 		;
 	if (id == MAX_POOLS) {
 		mutex_unlock(&lock);
-		pr_notice("all %d pools are taken: a filesystem is not cached\n", MAX_POOLS);
+		pr_notice("all %d pools are taken, by filesystems and by remounts of ext4: a filesystem is not cached\n",
+			  MAX_POOLS);
 		return -1;
 	}
 	for (what = 0; what < COUNTS; what++)

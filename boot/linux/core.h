@@ -102,7 +102,7 @@ bool tagstash_uses_tags(void);
 void tagstash_activation_init(bool verify);
 void tagstash_activation_exit(void);
 int tagstash_go_active(void);
-void tagstash_go_dormant(const char *why);
+bool tagstash_go_dormant(const char *why);
 bool tagstash_try_go_dormant(const char *why);
 bool tagstash_is_active(void);
 void tagstash_refuse(const char *why);

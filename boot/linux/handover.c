@@ -41,8 +41,7 @@ static int on_power(struct notifier_block *block, unsigned long action, void *da
 	switch (action) {
 	case PM_HIBERNATION_PREPARE:
 	case PM_RESTORE_PREPARE:
-		resume = tagstash_is_active();
-		tagstash_go_dormant("hibernation");
+		resume = tagstash_go_dormant("hibernation");
 		break;
 	case PM_POST_HIBERNATION:
 	case PM_POST_RESTORE:
@@ -50,10 +49,8 @@ static int on_power(struct notifier_block *block, unsigned long action, void *da
 		 * Until processes were frozen, somebody may have written to debugfs, or loaded
 		 * this driver. Then the claims that it believes in are another shim's.
 		 */
-		if (tagstash_is_active()) {
+		if (tagstash_go_dormant("hibernation"))
 			resume = true;
-			tagstash_go_dormant("hibernation");
-		}
 		/* The machine may have been started with another shim, or with nothing to lend. */
 		if (resume && !tagstash_find_shim())
 			tagstash_go_active();

@@ -73,8 +73,8 @@ static void __exit tagstash_exit(void)
 {
 	/* Nobody makes it active any more from here on. */
 	tagstash_debugfs_exit();
-	tagstash_handover_exit();
 	tagstash_refuse("the driver is unloaded");
+	tagstash_handover_exit();
 	tagstash_watchdog_exit();
 	tagstash_activation_exit();
 	tagstash_text_exit();

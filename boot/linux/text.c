@@ -140,7 +140,8 @@ static int on_module(struct notifier_block *block, unsigned long state, void *da
 	if (state != MODULE_STATE_COMING || module == THIS_MODULE)
 		return NOTIFY_DONE;
 	search_module(module);
-	if (tagstash_is_active() && !tagstash_text_clean(who, sizeof(who))) {
+	/* It may be dormant still, and going active just now: that has begun before the search. */
+	if (!tagstash_text_clean(who, sizeof(who))) {
 		snprintf(why, sizeof(why),
 			 "%s, just loaded, stores tags, and there is no hook for it", who);
 		tagstash_go_dormant(why);
