@@ -7,6 +7,8 @@ files that do not fit its page cache, but fit page cache and stash together; oth
 sectors read from the disk, the hits, what the storage is used for over time, what claims cost, and whether everything that was
 read was right.
 
+With --shell it boots the same guest, with the driver loaded, to a shell, which says what to try.
+
 Kept under build/demo: samples.csv, plot.svg; the guest's console is build/logs/demo.log. The last line is `# demo complete`, and the exit
 status 0, only if every verdict is good.
 """
@@ -14,15 +16,17 @@ status 0, only if every verdict is good.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import re
+import signal
 import subprocess
 import sys
 import textwrap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Any, Iterator, NoReturn, Optional
 
 import driverguest
 import run as machine
@@ -163,26 +167,31 @@ def take(story: Story, line: str) -> None:
         story.values[kind] = int(words[0])
 
 
+@contextlib.contextmanager
+def started(command: list[str], **how: Any) -> Iterator["subprocess.Popen[Any]"]:
+    """Starts run.py, and in the end asks it to end if it has not: it ends its QEMU and removes its files."""
+    process = subprocess.Popen(command, **how)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
 def watch(command: list[str]) -> tuple[Story, int]:
     """Runs the guest, telling what it says; returns that and the status."""
     story = Story()
     LOG.parent.mkdir(parents=True, exist_ok=True)
-    with open(LOG, "w") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                   errors="replace")
+    with open(LOG, "w") as log, started(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                        errors="replace") as process:
         assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                line = line.replace("\r", "").rstrip("\n")
-                log.write(line + "\n")
-                log.flush()
-                take(story, line)
-            status = process.wait()
-        finally:
-            # run.py, asked nicely, ends its QEMU and removes its files.
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
+        for line in process.stdout:
+            line = line.replace("\r", "").rstrip("\n")
+            log.write(line + "\n")
+            log.flush()
+            take(story, line)
+        status = process.wait()
     return story, status
 
 
@@ -354,23 +363,39 @@ def demonstrate(guest: Guest) -> int:
     return 0
 
 
+def introduce(cpus: int, storage: int) -> None:
+    """Tells what the machine is, with how many bytes of tag storage, and what the work."""
+    print("Tagstash: Linux keeps page cache in its idle tag storage\n")
+    say(f"The machine: QEMU with {cpus} CPUs and {MEMORY_MIB} MiB of RAM, of which {storage / (1 << 20):.1f} MiB store memory tags: 4 bits for "
+        f"every 16 bytes. A tag that is stored changes those bytes, as on silicon. Above the shim, at EL1, runs Linux 5.10 with cleancache.")
+    say(f"The work: a program reads {FILES} files of 1 MiB and compares every byte. It may have {LIMIT_MIB} MiB of memory (a memory cgroup), page cache "
+        f"included, so its files do not fit: each page is dropped before it is wanted again.")
+
+
 def main() -> int:
     """Shows it; returns the process's exit status."""
     summary, *rest = __doc__.split("\n\n")
     parser = argparse.ArgumentParser(description=summary, epilog="\n\n".join(rest), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpus", type=int, choices=range(1, 9), default=2, metavar="N", help="number of CPUs, 1 to 8 (default 2)")
+    parser.add_argument("--shell", action="store_true", help="boot to a shell with the driver at work instead (exit, or Ctrl-A X)")
     options = parser.parse_args()
+
+    def on_signal(number: int, _frame: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
     layout = machine.LAYOUTS["one"](machine.RAM_BASE, MEMORY_MIB << 20)
     storage = sum(region.storage_length for region in layout.regions)
-    print("Tagstash: Linux keeps page cache in its idle tag storage\n")
-    say(f"The machine: QEMU with {options.cpus} CPUs and {MEMORY_MIB} MiB of RAM, of which {storage / (1 << 20):.1f} MiB store memory tags: 4 bits for "
-        f"every 16 bytes. A tag that is stored changes those bytes, as on silicon. Above the shim, at EL1, runs Linux 5.10 with cleancache.")
-    say(f"The work: a program reads {FILES} files of 1 MiB and compares every byte. It may have {LIMIT_MIB} MiB of memory (a memory cgroup), page cache "
-        f"included, so its files do not fit: each page is dropped before it is wanted again.")
+    if not options.shell:
+        introduce(options.cpus, storage)
     try:
         kernel = driverguest.find("5.10", build=True)
         words = {"files": str(FILES), "limit": str(LIMIT_MIB), "tag": str(TAG_MIB)}
-        with Guest(kernel, "demo", words, options.cpus, MEMORY_MIB) as guest:
+        with Guest(kernel, "shell" if options.shell else "demo", words, options.cpus, MEMORY_MIB) as guest:
+            if options.shell:
+                with started(guest.command(None, "--interactive")) as process:
+                    return process.wait()
             return demonstrate(guest)
     except (setup.SetupError, GuestError) as why:
         print(f"demo: {why}", file=sys.stderr)

@@ -117,8 +117,8 @@ class Guest:
         # Archives begin at a multiple of 4 bytes (Linux, buffer-format.rst).
         return bytes(-len(ramdisk) % 4) + archive.finish()
 
-    def command(self, seconds: float, *options: str, case: Optional[str] = None) -> list[str]:
-        """Returns the command that runs it, or another case with the same disks."""
+    def command(self, seconds: Optional[float], *options: str, case: Optional[str] = None) -> list[str]:
+        """Returns the command that runs it, or another case with the same disks; without `seconds`, as long as run.py has it."""
         words = {"case": case or self.case, "cpus": str(self.cpus), **self.words}
         # The kernel's watchdogs go by time, of which an emulated CPU may get little.
         bootargs = ["console=ttyAMA0", "panic=-1", "nowatchdog", "rcupdate.rcu_cpu_stall_suppress=1", "tagstash.test=files",
@@ -126,8 +126,8 @@ class Guest:
         drives = [word for disk in sorted(self.directory.glob("disk*")) for word in ("--drive", str(disk))]
         return [sys.executable, str(setup.ROOT / "qemu/run.py"), "--kernel", str(self.kernel.image), "--initrd",
                 str(self.directory / "initrd"), "--cpus", str(self.cpus), "--memory", str(self.memory_mib), "--layout", self.layout,
-                "--no-semihosting", "--no-harness-args", *(["--icount"] if self.icount else []), *drives, "--timeout", f"{seconds:g}",
-                *self.options, *options, "--bootargs", " ".join(bootargs)]
+                "--no-semihosting", "--no-harness-args", *(["--icount"] if self.icount else []), *drives,
+                *(["--timeout", f"{seconds:g}"] if seconds else []), *self.options, *options, "--bootargs", " ".join(bootargs)]
 
 
 def make_disk(file: Path, mebibytes: int) -> None:

@@ -4,6 +4,7 @@
 
   shell   drives `make linux` on a terminal of its own: the prompt, keys, and the end; and looks at the tag storage behind
           the machine's back while a program of the guest holds a tagged page still
+  driver  drives the shell of `make demo ARGS=--shell` in the same way: what it says to try does what it says
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NoReturn, Optional
+from typing import Callable, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "qemu"))
+import driverguest  # noqa: E402  (whether there is a kernel with cleancache)
 import run as machine  # noqa: E402  (the machine's own layout and places)
+import setup  # noqa: E402  (what it raises)
 from tap import Failed, Tap  # noqa: E402
 
 MEMORY_MIB = 512
@@ -38,16 +41,16 @@ PATIENCE = 100.0
 
 
 class Terminal:
-    """`make linux` on a pseudo-terminal, and what it printed."""
+    """A target of the Makefile on a pseudo-terminal, and what it printed."""
 
-    def __init__(self, arguments: str) -> None:
-        """Starts it, with these arguments for run.py."""
+    def __init__(self, target: str, arguments: str) -> None:
+        """Starts it, with these ARGS."""
         self.text = ""
         self.line = ""
         self.process, self.keys = pty.fork()
         if self.process == 0:
             os.chdir(ROOT)
-            os.execvp("make", ["make", "--no-print-directory", "linux", f"ARGS={arguments}"])
+            os.execvp("make", ["make", "--no-print-directory", target, f"ARGS={arguments}"])
 
     def read(self, deadline: float) -> bool:
         """Takes more output; tells whether there was any before the end, or before the deadline."""
@@ -151,6 +154,34 @@ def check_storage(terminal: Terminal, directory: Path) -> None:
     terminal.expect(PROMPT)
 
 
+def leave(terminal: Terminal) -> None:
+    """Types `exit`."""
+    terminal.type("exit\r")
+    status = terminal.end()
+    if status:
+        raise Failed(f"make ended with status {status}")
+
+
+Session = list[tuple[str, Callable[[Terminal], object]]]
+
+
+def hold(tap: Tap, terminal: Terminal, session: Session) -> None:
+    """Does what a session says, with a result for each part of it."""
+    trouble = None
+    try:
+        for name, test in session:
+            try:
+                if trouble:
+                    raise Failed("not tried, because an earlier one failed")
+                test(terminal)
+                tap.result(name)
+            except Failed as why:
+                trouble = str(why)
+                tap.result(name, trouble)
+    finally:
+        terminal.close()
+
+
 def shell() -> int:
     """Drives `make linux`, twice."""
     tap = Tap()
@@ -177,12 +208,6 @@ def shell() -> int:
         terminal.expect(PROMPT)
         terminal.command("kill -9 %1; wait; echo do''ne", r"^done$")
 
-    def leave(terminal: Terminal) -> None:
-        terminal.type("exit\r")
-        status = terminal.end()
-        if status:
-            raise Failed(f"`make linux` ended with status {status}")
-
     def escape(terminal: Terminal) -> None:
         terminal.type("\x01x")
         terminal.expect(r"QEMU: Terminated")
@@ -196,7 +221,7 @@ def shell() -> int:
     def demonstrate(terminal: Terminal) -> None:
         terminal.command("mte-demo", r"one too far: 1 fault, SIGSEGV code 9")
 
-    sessions = [
+    sessions: list[Session] = [
         [("`make linux` shows a prompt", prompt), ("a command's output comes back", arithmetic),
          ("Ctrl-C interrupts the guest's command and nothing else", interrupt),
          ("Ctrl-Z stops the guest's command", suspend), ("an overflow is caught", demonstrate),
@@ -206,20 +231,7 @@ def shell() -> int:
     ]
     try:
         for session in sessions:
-            terminal = Terminal(arguments)
-            trouble = None
-            try:
-                for name, test in session:
-                    try:
-                        if trouble:
-                            raise Failed("not tried, because an earlier one failed")
-                        test(terminal)
-                        tap.result(name)
-                    except Failed as why:
-                        trouble = str(why)
-                        tap.result(name, trouble)
-            finally:
-                terminal.close()
+            hold(tap, Terminal("linux", arguments), session)
         left = sorted(str(path) for path in directory.iterdir())
         tap.result("no run left files behind", f"there are {', '.join(left)}" if left else None)
     finally:
@@ -227,11 +239,72 @@ def shell() -> int:
     return tap.finish()
 
 
+def number(pattern: str) -> str:
+    """Makes a pattern for a line that ends with a number other than 0."""
+    return rf"^{pattern} *[1-9][0-9]*$"
+
+
+def driver() -> int:
+    """Drives the shell of the guest with the driver."""
+    tap = Tap()
+    stash = "/sys/kernel/debug/tagstash"
+    everything = "the driver's shell"
+    try:
+        driverguest.find("5.10", build=False)
+    except setup.NotDownloaded as why:
+        tap.result(f"{everything} # SKIP {str(why).splitlines()[0]}")
+        return tap.finish()
+
+    def prompt(terminal: Terminal) -> None:
+        terminal.expect(r"^tagstash: entering the guest at .*EL1")
+        terminal.expect(r"^Linux \S+ on 2 CPUs, above Tagstash\. The driver is loaded")
+        terminal.expect(PROMPT)
+
+    def files(terminal: Terminal) -> None:
+        work = "limited filework pass /mnt files=28 size=1024"
+        for _ in range(2):
+            terminal.command(f"{work}; echo status $?", r"^status 0$")
+        terminal.command(f"cat {stash}/statistics", number("HITS:"))
+        terminal.command(f"cat {stash}/regions", number("cached:"))
+
+    def tags(terminal: Terminal) -> None:
+        # Until the shell ends it, rather than for half a minute.
+        terminal.type("sleep 1000 | filework tag 40 &\r")
+        terminal.expect(r"tagged")
+        terminal.type("\r")
+        terminal.expect(PROMPT)
+        terminal.command(f"cat {stash}/statistics", number("PAGES_DROPPED:"))
+        terminal.command("killall sleep; wait; echo do''ne", r"tags read back, 0 mismatches$(.|\n)*^done$")
+        terminal.command(f"cat {stash}/audit", r"^missing: 0$")
+
+    def switch(terminal: Terminal) -> None:
+        terminal.command(f"echo 0 >{stash}/active; cat {stash}/state", r"^state: *dormant$")
+        terminal.command(f"echo 1 >{stash}/active; cat {stash}/state", r"^state: *active$")
+
+    def reload(terminal: Terminal) -> None:
+        terminal.command(f"rmmod tagstash && ! ls {stash} 2>/dev/null; echo status $?", r"^status 0$")
+        terminal.command(f"insmod /files/modules/tagstash.ko verify=1 && cat {stash}/state", r"^state: *active$")
+
+    def trace(terminal: Terminal) -> None:
+        events = "/sys/kernel/tracing/events/tagstash"
+        terminal.command(f"mount -t tracefs none /sys/kernel/tracing; ls {events}", r"^.*tagstash_claim.*$")
+        terminal.command(f"echo 1 >{events}/enable; mte-demo >/dev/null; echo 0 >{events}/enable; grep -c tagstash_claim: "
+                         "/sys/kernel/tracing/trace", number(""))
+
+    hold(tap, Terminal("demo", "--shell"), [
+        ("`make demo ARGS=--shell` shows a prompt, and the driver is loaded", prompt),
+        ("files that were read twice are found in the stash", files),
+        ("tags take the place of cached pages, and are right", tags),
+        ("it goes dormant and active", switch), ("it is unloaded and loaded", reload), ("claims are traced", trace),
+        ("`exit` turns the machine off, and make is content", leave)])
+    return tap.finish()
+
+
 def main() -> int:
     """Runs what was asked for; returns the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["shell"])
-    parser.parse_args()
+    parser.add_argument("what", choices=["shell", "driver"])
+    options = parser.parse_args()
 
     def on_signal(number: int, _frame: object) -> NoReturn:
         print(f"Bail out! ended by {signal.Signals(number).name}", flush=True)
@@ -239,7 +312,7 @@ def main() -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
-    return shell()
+    return shell() if options.what == "shell" else driver()
 
 
 if __name__ == "__main__":

@@ -910,6 +910,7 @@ def driver_steps() -> Iterator[Step]:
         return
     yield Step("driver-ramdisk", ["make", "--no-print-directory", "initramfs"], 300, read_single("the ramdisk builds"))
     yield Step("driver-core", [sys.executable, "tests/driver_test.py", "quick"], 900, read_tap)
+    yield Step("driver-shell", [sys.executable, "tests/linux.py", "driver"], 300, read_tap)
     yield Step("driver-files", [sys.executable, "tests/filework.py", "quick"], 760, read_tap)
 
 
