@@ -61,7 +61,7 @@ BARE_OUT := target/$(TARGET)/release
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "V=1 shows the commands; ARGS='...' goes to qemu/run.py; GDB=1 waits for gdb; OVERLAY=FILE goes into the image;"
+	@echo "V=1 shows the commands; ARGS='...' goes to the target's program (ARGS=--help); GDB=1 waits for gdb; OVERLAY=FILE goes into the image;"
 	@echo "KERNEL=, INITRD=, BOOTARGS= are the guest of packed and uboot-disk; SUITES='...' picks suites (tests/suite.py --list)."
 
 setup: ## Gets what is missing: Rust target, QEMU, device-tree compiler
