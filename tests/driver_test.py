@@ -248,7 +248,7 @@ FAULTS = [
     Fault(hibernation("a kernel resumes another with storage lent", "resume_active", changes=(
         ("handover.c", "	case PM_RESTORE_PREPARE:\n", ""),)), r"storage was lent by nobody else"),
     Fault(hibernation("what became active before the image is left so", "resume", changes=(
-        ("handover.c", "		if (tagstash_is_active()) {\n", "		if (false) {\n"),)), r"begins anew"),
+        ("handover.c", "		if (tagstash_go_dormant(\"hibernation\"))\n", "		if (false)\n"),)), r"begins anew"),
     Fault(hibernation("after hibernation, claims are believed that were made before", "resume", changes=(
         ("claims.c", "	if (claimed)\n		bitmap_zero(claimed, end_pfn - first_pfn);\n", ""),)), r"claim|damaged|refused|tags"),
 ]
