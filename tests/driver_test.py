@@ -232,7 +232,7 @@ FAULTS = [
     fault("the machine cannot be turned off while it waits", r"turned off|part was done",
           [("activation.c", "		if (READ_ONCE(waiting_for_tasks))\n			return;\n", "")], "stuck", kernel="5.10-debug", rounds=0),
     fault("modules that are there are not searched", r"and stays dormant",
-          [("text.c", "		if (module != THIS_MODULE)\n			search_module(module);", "")], "load,stores"),
+          [("text.c", "		if (module != THIS_MODULE)\n			search_core(module, true);", "")], "load,stores"),
     fault("clients are not stopped", r"dormant and active|running|no call failed|not dormant",
           [("activation.c", "	list_for_each_entry_reverse(client, &clients, list)\n		stop_client(client);\n", "")],
           "load,switch,unload"),

@@ -120,15 +120,17 @@ static void take_all_back_slowly(void)
 	} while (res.a1 != res.a2);
 }
 
-/* Sees to it that nothing is lent by who had the machine before this kernel. */
+/*
+ * Sees to it that nothing is lent by who had the machine before this kernel. Also where nothing is:
+ * that one may have left claims.
+ */
 static void begin_dormant(void)
 {
 	struct arm_smccc_res res;
 
 	tagstash_state(&res);
-	if (TAGSTASH_STATE(res.a1) == TAGSTASH_STATE_DORMANT)
-		return;
-	pr_info("the kernel before this one left storage lent: taking it back\n");
+	if (TAGSTASH_STATE(res.a1) != TAGSTASH_STATE_DORMANT)
+		pr_info("the kernel before this one left storage lent: taking it back\n");
 	take_all_back_slowly();
 }
 

@@ -89,7 +89,7 @@ static u64 ticks_now(void)
 	return read_sysreg(cntvct_el0);
 }
 
-/* The end of the run that begins at a page: a lock's boundary, or the end of what was asked for. */
+/* The end of the run that a page is in, or of what was asked for. */
 static unsigned long run_end(unsigned long pfn, unsigned long end)
 {
 	return min(end, (pfn | (RUN_PAGES - 1)) + 1);
@@ -306,7 +306,8 @@ void tagstash_forget_claims(void)
 {
 	if (claimed)
 		bitmap_zero(claimed, end_pfn - first_pfn);
-	WRITE_ONCE(voiding, false);
+	/* Pairs with the acquire in is_missing(): it is dormant by now. */
+	smp_store_release(&voiding, false);
 }
 
 static bool is_missing(unsigned long pfn)
@@ -315,8 +316,11 @@ static bool is_missing(unsigned long pfn)
 
 	if (tagstash_query(PFN_PHYS(pfn), &res))
 		return false;
-	/* Where nothing is lent no page needs a claim. This is looked at after the answer. */
-	if (!tagstash_is_active() || READ_ONCE(voiding))
+	/*
+	 * Where nothing is lent no page needs a claim. This is looked at after the answer, and in
+	 * the reverse of the order in which it is changed.
+	 */
+	if (smp_load_acquire(&voiding) || !tagstash_is_active())
 		return false;
 	return (res.a1 & TAGSTASH_QUERY_HAS_STORAGE) && !(res.a1 & TAGSTASH_QUERY_CLAIMED);
 }
@@ -335,6 +339,7 @@ static bool needs_claim(unsigned long pfn)
 static void audit_page(unsigned long pfn, unsigned long pages, void *data)
 {
 	struct tagstash_audit *audit = data;
+	unsigned long first = pfn;
 	unsigned int looks;
 
 	audit->tagged += pages;
@@ -345,7 +350,8 @@ static void audit_page(unsigned long pfn, unsigned long pages, void *data)
 		/* Where many are missing, the rest need not be waited for. */
 		for (looks = audit->missing < 4 ? 0 : 3; looks < 3; looks++) {
 			synchronize_rcu_tasks();
-			if (!is_missing(pfn) || !needs_claim(pfn))
+			/* The mark of a hugetlb folio is on its first page. */
+			if (!is_missing(pfn) || !needs_claim(first))
 				break;
 		}
 		if (looks == 3 && !audit->missing++)

@@ -15,9 +15,10 @@
 #include <linux/kallsyms.h>
 #include <linux/kprobes.h>
 #include <linux/module.h>
-#include <linux/mutex.h>
 #include <linux/printk.h>
+#include <linux/rcupdate.h>
 #include <linux/sched.h>
+#include <linux/spinlock.h>
 #include <linux/string.h>
 #include <linux/version.h>
 
@@ -28,7 +29,7 @@ static unsigned long (*lookup_name)(const char *name);
 
 /* The first tag store without a hook, empty if there is none. */
 static char culprit[TAGSTASH_SYMBOL_SIZE];
-static DEFINE_MUTEX(culprit_lock);
+static DEFINE_SPINLOCK(culprit_lock);
 
 /* Tells whether a place is in a function that has a hook. Names it, if not. */
 static bool is_hooked(unsigned long address, char *name)
@@ -44,8 +45,11 @@ static bool is_hooked(unsigned long address, char *name)
 	return tagstash_hooks_cover(address - offset);
 }
 
-/* Searches a piece of text, and notes the first tag store without a hook. */
-static void search(unsigned long start, unsigned long end)
+/*
+ * Searches a piece of text, and notes the first tag store without a hook. Lets others run in
+ * between where it may.
+ */
+static void search(unsigned long start, unsigned long end, bool may_sleep)
 {
 	/* sprint_symbol() writes this much at most. */
 	char name[KSYM_SYMBOL_LEN];
@@ -53,7 +57,7 @@ static void search(unsigned long start, unsigned long end)
 	unsigned long n = 0;
 
 	for (; insn <= last; insn++) {
-		if (++n % 65536 == 0)
+		if (++n % 65536 == 0 && may_sleep)
 			cond_resched();
 		if (!tagstash_stores_tags(le32_to_cpu(*insn)))
 			continue;
@@ -62,41 +66,52 @@ static void search(unsigned long start, unsigned long end)
 			continue;
 		if (is_hooked((unsigned long)insn, name))
 			continue;
-		mutex_lock(&culprit_lock);
+		spin_lock(&culprit_lock);
 		if (!culprit[0])
 			strscpy(culprit, name, sizeof(culprit));
-		mutex_unlock(&culprit_lock);
+		spin_unlock(&culprit_lock);
 		pr_warn("%s stores tags, and there is no hook for it\n", name);
 		return;
 	}
 }
 
-static void search_module(struct module *module)
+/* Text that stays as long as the module does. */
+static void search_core(struct module *module, bool may_sleep)
 {
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
-	static const enum mod_mem_type types[] = { MOD_TEXT, MOD_INIT_TEXT };
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(types); i++) {
-		struct module_memory *memory = &module->mem[types[i]];
-
-		if (memory->base)
-			search((unsigned long)memory->base,
-			       (unsigned long)memory->base + memory->size);
-	}
+	unsigned long start = (unsigned long)module->mem[MOD_TEXT].base;
+	unsigned long size = module->mem[MOD_TEXT].size;
 #else
-	search((unsigned long)module->core_layout.base,
-	       (unsigned long)module->core_layout.base + module->core_layout.text_size);
-	if (module->init_layout.base)
-		search((unsigned long)module->init_layout.base,
-		       (unsigned long)module->init_layout.base + module->init_layout.text_size);
+	unsigned long start = (unsigned long)module->core_layout.base;
+	unsigned long size = module->core_layout.text_size;
 #endif
+
+	search(start, start + size, may_sleep);
+}
+
+/* Text of its init function, which is gone when that has run. */
+static void search_init(struct module *module, bool may_sleep)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
+	unsigned long start = (unsigned long)READ_ONCE(module->mem[MOD_INIT_TEXT].base);
+	unsigned long size = READ_ONCE(module->mem[MOD_INIT_TEXT].size);
+#else
+	unsigned long start = (unsigned long)READ_ONCE(module->init_layout.base);
+	unsigned long size = READ_ONCE(module->init_layout.text_size);
+#endif
+
+	if (start)
+		search(start, start + size, may_sleep);
 }
 
 /*
- * Searches the modules that are there. One at a time is held, so that its text and its place in the
- * list stay while it is searched; what is being removed runs no longer than its exit function, and
- * is left out.
+ * Searches the modules that are there.
+ *
+ * Of one that lives, the core text, one module at a time: it is held, so that its text and its
+ * place in the list stay. Its init function has run. Of one that is coming, whose init function may
+ * be running just now, both texts, without sleeping: the one may be gone when that is done, and all
+ * of the module if it fails, but no sooner than an RCU grace period later. What is being removed
+ * runs no longer than its exit function, and is left out.
  *
  * The list's head is not to be found on every kernel, but this module is in the list, so the way
  * round ends where it began. What is no module on it, or not yet, is passed by: the head, and what
@@ -115,17 +130,26 @@ static int search_modules(void)
 		preempt_disable();
 		rcu_read_lock();
 		next = module;
-		do {
+		for (;;) {
 			next = list_entry_rcu(next->list.next, struct module, list);
-		} while (next != THIS_MODULE &&
-			 (module_at((unsigned long)next) != next || !try_module_get(next)));
+			if (next == THIS_MODULE)
+				break;
+			if (module_at((unsigned long)next) != next)
+				continue;
+			if (READ_ONCE(next->state) == MODULE_STATE_COMING) {
+				search_core(next, false);
+				search_init(next, false);
+			} else if (try_module_get(next)) {
+				break;
+			}
+		}
 		rcu_read_unlock();
 		preempt_enable();
 		if (module != THIS_MODULE)
 			module_put(module);
 		module = next;
 		if (module != THIS_MODULE)
-			search_module(module);
+			search_core(module, true);
 	} while (module != THIS_MODULE);
 	return 0;
 }
@@ -139,7 +163,8 @@ static int on_module(struct notifier_block *block, unsigned long state, void *da
 
 	if (state != MODULE_STATE_COMING || module == THIS_MODULE)
 		return NOTIFY_DONE;
-	search_module(module);
+	search_core(module, true);
+	search_init(module, true);
 	/* It may be dormant still, and going active just now: that has begun before the search. */
 	if (!tagstash_text_clean(who, sizeof(who))) {
 		snprintf(why, sizeof(why),
@@ -189,10 +214,10 @@ bool tagstash_text_clean(char *who, size_t size)
 {
 	bool clean;
 
-	mutex_lock(&culprit_lock);
+	spin_lock(&culprit_lock);
 	clean = !culprit[0];
 	strscpy(who, culprit, size);
-	mutex_unlock(&culprit_lock);
+	spin_unlock(&culprit_lock);
 	return clean;
 }
 
@@ -222,7 +247,7 @@ int tagstash_text_init(void)
 	error = register_module_notifier(&module_notifier);
 	if (error)
 		return error;
-	search(start, end);
+	search(start, end, true);
 	error = search_modules();
 	if (error) {
 		pr_err("the kernel has no __module_address: its modules cannot be searched\n");

@@ -18,7 +18,7 @@
 
 #include "../../../boot/linux/calls.h"
 
-/* Four runs of the driver's (claims.c), so two words whole, wherever they begin. */
+/* Four runs of the driver's (claims.c), so at least a word whole, wherever words begin. */
 #define RUN_PAGES	32
 #define RUNS		4
 #define THREADS		2
@@ -32,6 +32,8 @@ struct neighbour {
 	unsigned long pfn;
 	unsigned long lost;
 	unsigned long left;
+	/* It goes to its other run after so many rounds; not both threads at the same time. */
+	unsigned int stay;
 	struct completion done;
 	struct task_struct *task;
 };
@@ -71,7 +73,7 @@ static int use_and_free(void *data)
 	unsigned int round;
 
 	for (round = 0; round < rounds; round++) {
-		unsigned int run = round / RUN_PAGES % (RUNS / THREADS);
+		unsigned int run = round / own->stay % (RUNS / THREADS);
 		unsigned long pfn = own->pfn + round % RUN_PAGES + run * THREADS * RUN_PAGES;
 
 		clear_page_tags(page_address(pfn_to_page(pfn)));
@@ -115,6 +117,7 @@ static int __init tagstash_neighbours_init(void)
 		struct neighbour *one = &neighbours[i];
 
 		one->pfn = page_to_pfn(pages) + i * RUN_PAGES;
+		one->stay = RUN_PAGES << i;
 		init_completion(&one->done);
 		one->task = kthread_run(use_and_free, one, "neighbour/%u", i);
 		if (IS_ERR(one->task))
