@@ -103,10 +103,10 @@ class Terminal:
         return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 
     def close(self) -> None:
-        """Hangs up, which ends what is still there."""
+        """Hangs up, and ends what is still there: make would wait for what it has started, which nobody told."""
         os.close(self.keys)
         if self.process:
-            os.kill(self.process, signal.SIGHUP)
+            os.killpg(self.process, signal.SIGHUP)
             os.waitpid(self.process, 0)
 
 
