@@ -104,7 +104,7 @@ class Run:
         return " ".join(filter(None, words))
 
 
-PARTS = ["load", "tags", "neighbours", "hotplug", "switch", "reload", "disarm", "stores", "unload"]
+PARTS = ["load", "tags", "split", "neighbours", "hotplug", "switch", "reload", "disarm", "stores", "unload"]
 # A node as the shim's, on a machine without it.
 NODE = '/ { hypervisor { compatible = "tagstash,tagstash-1"; method = "hvc"; }; };\n'
 
@@ -200,7 +200,8 @@ def hook_left_out(name: str, kernel: str = "5.10") -> Fault:
 
 
 FAULTS = [
-    hook_left_out("mte_copy_page_tags"),
+    fault("no hook at mte_copy_page_tags", r"claim|damaged|wrong|checks of memory tagging",
+          [handler("mte_copy_page_tags", "on_nothing", "on_copy"), ("hooks.c", STRUCT, NOTHING + STRUCT)]),
     hook_left_out("mte_restore_page_tags", "6.12"),
     fault("a CPU that is held up before it clears tags (no fault)", "",
           [handler("mte_clear_page_tags", "on_late_page"), ("hooks.c", STRUCT, LATE + STRUCT)], "load,tags", words="guest.late=8"),
@@ -208,6 +209,14 @@ FAULTS = [
           [handler("mte_clear_page_tags", "on_late_page"), handler("mte_sync_tags", "on_nothing", "on_sync"),
            ("hooks.c", STRUCT, LATE + NOTHING + STRUCT)], "load,tags", words="guest.late=8"),
     hook_left_out("mte_zero_clear_page_tags", "6.12"),
+    fault("no hook at mte_sync_tags where marks are copied", r"stay as they are|damaged|wrong",
+          [handler("mte_sync_tags", "on_nothing", "on_sync"), ("hooks.c", STRUCT, NOTHING + STRUCT)], "load,split", kernel="6.12"),
+    fault("a page that is only marked keeps the stash's bytes as tags", r"have none before",
+          [("claims.c", "			clear_tags(pfn_to_page(pfn));", "			;")], "load,split", kernel="6.12"),
+    fault("tags are copied from a page that is only marked", r"copies of untagged pages",
+          [handler("mte_copy_page_tags", "on_page", "on_copy")], "load,split", kernel="6.12"),
+    fault("a page that is only marked stays so as it goes dormant", r"going dormant: (copies|pages that get tags)",
+          [("activation.c", "		tagstash_claim_marked();\n", "		;\n")], "load,split", kernel="6.12"),
     fault("a claim does not call the shim", r"claim|damaged|wrong|checks of memory tagging",
           [("claims.c", "while (left && !tagstash_reclaim(address, left, &res)) {",
             "for (res.a1 = res.a2 = left; left;) {")]),
@@ -477,6 +486,10 @@ def text_of(elf: bytes) -> bytes:
 def prepare(run: Run, scratch: Path, built: dict[str, Path], get: Callable[[str], trees.Kernel]) -> tuple[trees.Kernel, Path]:
     """Finds a run's kernel and builds its modules."""
     kernel = get(run.kernel)
+    if run.hibernates and not kernel_modules(kernel, "virtio_blk"):
+        if get is modules.get:
+            subprocess.run([sys.executable, str(ROOT / "qemu/setup.py"), "--only", "kernels", "--kernel", run.kernel],
+                           stdin=subprocess.DEVNULL, check=False)
     if run.hibernates and not kernel_modules(kernel, "virtio_blk"):
         raise setup.NotDownloaded(f"its module for a disk is not there: `python3 qemu/setup.py --only kernels --kernel {run.kernel}`")
     if run.changes:

@@ -18,7 +18,8 @@
  * comes meanwhile waits, before it runs, until all of this is done, and has it undone (text.c).
  *
  * To dormant:
- *   1. the clients stop: nothing is put any more;
+ *   1. the clients stop: nothing is put any more. Pages that the kernel takes for tagged though
+ *      they are not have their tags cleared, while they can be claimed;
  *   2. DEACTIVATE to the end. The hooks stay until then: while any storage is lent, a store without
  *      a claim would hit lines of cached pages that are not written back yet;
  *   3. the hooks are removed, and DEACTIVATE runs once more, for claims that a hook made behind the
@@ -50,6 +51,8 @@ static LIST_HEAD(clients);
 static bool active;
 /* It is dormant for good, or about to be: set without the lock. */
 static bool closed;
+/* It is dormant until that is called off: under the lock. */
+static bool forbidden;
 /*
  * Going active waits for all tasks, which takes as long as one of them likes. Who turns the machine
  * off need not wait for that: it sets `closed` and then looks here, and who waits looks at `closed`
@@ -140,6 +143,8 @@ static void begin_dormant(void)
  */
 static void take_back(void)
 {
+	if (tagstash_uses_tags())
+		tagstash_claim_marked();
 	tagstash_void_claims();
 	take_all_back_slowly();
 	if (tagstash_uses_tags()) {
@@ -262,6 +267,10 @@ int tagstash_go_active(void)
 		error = -ESHUTDOWN;
 		goto out;
 	}
+	if (forbidden) {
+		error = -EBUSY;
+		goto out;
+	}
 	/* After hibernation, it is the kernel that loaded this one. */
 	begin_dormant();
 	if (tagstash_uses_tags())
@@ -341,6 +350,17 @@ bool tagstash_try_go_dormant(const char *why)
 	go_dormant(why);
 	mutex_unlock(&state_lock);
 	return true;
+}
+
+/**
+ * tagstash_forbid() - forbids to go active, or no longer
+ * @forbid: which of the two
+ */
+void tagstash_forbid(bool forbid)
+{
+	mutex_lock(&state_lock);
+	forbidden = forbid;
+	mutex_unlock(&state_lock);
 }
 
 /**

@@ -14,6 +14,12 @@
  * believed without the lock: whoever asks is about to store tags of a page that it holds, and such
  * a page is not freed meanwhile, so its bit is not cleared.
  *
+ * The mark says too much as well: kernels mark pages whose tags nobody has cleared (hooks.c). Once
+ * all tags in use are claimed, a page that is newly claimed has none; if it is marked nevertheless,
+ * the kernel will not clear it, and what its tags are then is what the stash had there. So they are
+ * cleared here, under the lock, before the bit is set: nobody who believes in the bit has stored
+ * any yet.
+ *
  * The walk over all pages holds no page. It may find one tagged that is freed before it claims it;
  * then the page has a claim that it does not need, until it is freed the next time. That is the
  * harmless direction. The other one cannot be: release happens only where a page is being freed,
@@ -38,6 +44,7 @@
 #include <linux/percpu.h>
 #include <linux/printk.h>
 #include <linux/rcupdate.h>
+#include <linux/rmap.h>
 #include <linux/sched.h>
 #include <linux/spinlock.h>
 #include <linux/version.h>
@@ -64,6 +71,9 @@ static unsigned long first_pfn, end_pfn;
 
 /* While the shim voids all claims, a release of one that it has come to already is refused. */
 static bool voiding;
+
+/* All pages with tags in use have been claimed, so a page without a claim has none. */
+static bool walked;
 
 static DEFINE_PER_CPU(struct tagstash_counters, counters);
 
@@ -109,6 +119,42 @@ static bool clip(unsigned long *pfn, unsigned long *end)
 	return *pfn < *end;
 }
 
+static unsigned long flags_of(struct page *page)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 18, 0)
+	return READ_ONCE(page->flags.f);
+#else
+	return READ_ONCE(page->flags);
+#endif
+}
+
+/* Whether the kernel has marked the page: it takes its tags for initialised. */
+static bool is_marked(struct page *page)
+{
+	unsigned long flags = flags_of(page);
+
+	/* Of memory that has no page, debugging kernels fill the descriptor with ones. */
+	return flags != ~0UL && (flags & BIT(PG_mte_tagged));
+}
+
+/* Stores tag 0 to all of a page. The kernel's own function has a hook, which must not be met. */
+static void clear_tags(struct page *page)
+{
+	void *to = page_address(page), *end = to + PAGE_SIZE;
+
+	for (; to < end; to += 32)
+		asm volatile(".arch armv8.5-a+memtag\n\tst2g %0, [%1]" : : "r" (0UL), "r" (to) :
+			     "memory");
+}
+
+/* Clears the tags of those pages of a run that are marked and were not claimed before. */
+static void clear_marked(unsigned long pfn, unsigned long pages, unsigned long clear)
+{
+	for (; pages; pfn++, pages--)
+		if ((clear & bits_of(pfn, 1)) && is_marked(pfn_to_page(pfn)))
+			clear_tags(pfn_to_page(pfn));
+}
+
 /* Claims a run under its lock; returns the pages of 4 KiB that were newly claimed. */
 static u64 claim_run(unsigned long pfn, unsigned long pages)
 {
@@ -116,7 +162,7 @@ static u64 claim_run(unsigned long pfn, unsigned long pages)
 	unsigned long flags, *word = word_of(pfn), bits = bits_of(pfn, pages);
 	phys_addr_t address = PFN_PHYS(pfn);
 	u64 left = PARTS(pages), taken = 0, before, took;
-	bool clear;
+	unsigned long clear;
 
 	raw_spin_lock_irqsave(lock_of(pfn), flags);
 	clear = ~*word & bits;
@@ -129,10 +175,15 @@ static u64 claim_run(unsigned long pfn, unsigned long pages)
 		}
 		took = ticks_now() - before;
 		/* The only error that there is: it is not guest RAM, and nobody's to lend. */
-		if (left)
+		if (left) {
 			this_cpu_add(counters.foreign, pages);
-		else
+		} else {
+			if (READ_ONCE(walked))
+				clear_marked(pfn, pages, clear);
+			/* Tags are cleared before the bit is seen by who does not take the lock. */
+			smp_wmb();
 			WRITE_ONCE(*word, *word | bits);
+		}
 		/*
 		 * Of a single page, so that it says something about the shim and not about the
 		 * range.
@@ -212,25 +263,7 @@ void tagstash_release_pages(unsigned long pfn, unsigned long pages)
 	}
 }
 
-static unsigned long flags_of(struct page *page)
-{
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 18, 0)
-	return READ_ONCE(page->flags.f);
-#else
-	return READ_ONCE(page->flags);
-#endif
-}
-
-/* Whether the kernel has marked the page: its tags are in use. */
-static bool is_marked(struct page *page)
-{
-	unsigned long flags = flags_of(page);
-
-	/* Of memory that has no page, debugging kernels fill the descriptor with ones. */
-	return flags != ~0UL && (flags & BIT(PG_mte_tagged));
-}
-
-/* The same, or they are about to be: somebody is at work on them. */
+/* Whether a page's tags may be in use, or are about to be: somebody is at work on them. */
 static bool is_tagged(struct page *page)
 {
 #ifdef PG_mte_lock
@@ -287,6 +320,21 @@ static void claim_walked(unsigned long pfn, unsigned long pages, void *data)
 void tagstash_claim_tagged(void)
 {
 	visit_tagged(is_tagged, claim_walked, NULL);
+	WRITE_ONCE(walked, true);
+	/* Nothing is lent before all CPUs see it. */
+	smp_mb();
+}
+
+/**
+ * tagstash_claim_marked() - claims what is only marked, and clears its tags
+ *
+ * Before the storage is taken back: what the kernel takes for initialised is so, then, when nobody
+ * looks after it any more. May sleep. Does nothing before tagstash_claim_tagged().
+ */
+void tagstash_claim_marked(void)
+{
+	if (walked)
+		visit_tagged(is_marked, claim_walked, NULL);
 }
 
 /**
@@ -306,6 +354,7 @@ void tagstash_forget_claims(void)
 {
 	if (claimed)
 		bitmap_zero(claimed, end_pfn - first_pfn);
+	walked = false;
 	/* Pairs with the acquire in is_missing(): it is dormant by now. */
 	smp_store_release(&voiding, false);
 }
@@ -332,6 +381,54 @@ static bool needs_claim(unsigned long pfn)
 }
 
 /*
+ * Whether a page is only marked: programs have it mapped, and none of them with tags. What nobody
+ * maps is taken for tagged. So is everything on kernels before 5.18, where this is not looked into.
+ */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 18, 0)
+struct mappings {
+	unsigned int all;
+	unsigned int tagged;
+};
+
+static bool count_mapping(struct folio *folio, struct vm_area_struct *area, unsigned long address,
+			  void *data)
+{
+	struct mappings *mappings = data;
+
+	mappings->all++;
+	if (area->vm_flags & VM_MTE)
+		mappings->tagged++;
+	return true;
+}
+
+static bool is_only_marked(struct page *page)
+{
+	typeof(rmap_walk) *walk = (void *)tagstash_find_symbol("rmap_walk");
+	struct mappings mappings = {};
+	struct rmap_walk_control control = {
+		.arg = &mappings,
+		.rmap_one = count_mapping,
+		.anon_lock = (void *)tagstash_find_symbol("folio_lock_anon_vma_read"),
+	};
+	struct folio *folio = page_folio(page);
+
+	if (!walk || !control.anon_lock || !folio_try_get(folio))
+		return false;
+	folio_lock(folio);
+	if (page_folio(page) == folio && is_marked(page))
+		walk(folio, &control);
+	folio_unlock(folio);
+	folio_put(folio);
+	return mappings.all && !mappings.tagged;
+}
+#else
+static bool is_only_marked(struct page *page)
+{
+	return false;
+}
+#endif
+
+/*
  * A page may be marked a moment before its hook, or be looked at as it is freed. Who is in between
  * has got to the end of it when every task has passed a quiescent point; if the page still is as it
  * was, the claim is missing. Three times, as the page may have begun another life meanwhile.
@@ -346,6 +443,10 @@ static void audit_page(unsigned long pfn, unsigned long pages, void *data)
 	for (; pages; pfn++, pages--) {
 		if (!is_missing(pfn))
 			continue;
+		if (is_only_marked(pfn_to_page(pfn))) {
+			audit->idle_marks++;
+			continue;
+		}
 		audit->late++;
 		/* Where many are missing, the rest need not be waited for. */
 		for (looks = audit->missing < 4 ? 0 : 3; looks < 3; looks++) {

@@ -73,13 +73,16 @@ struct tagstash_counters {
  * struct tagstash_audit - the claims beside what the kernel says of its pages
  * @tagged: pages with tags in use, as the kernel's flags have it
  * @claimed: pages that the core holds a claim for
- * @late: tagged pages that the shim said had no claim, at the first look
+ * @idle_marks: tagged pages without a claim, which the kernel's flags have so though no program can
+ *	use tags of them
+ * @late: other tagged pages that the shim said had no claim, at the first look
  * @missing: of these, pages that had none when everybody at work on them was done
  * @first: page frame number of the first that is missing
  */
 struct tagstash_audit {
 	unsigned long tagged;
 	unsigned long claimed;
+	unsigned long idle_marks;
 	unsigned long late;
 	unsigned long missing;
 	unsigned long first;
@@ -90,6 +93,7 @@ void tagstash_claims_exit(void);
 void tagstash_claim_pages(unsigned long pfn, unsigned long pages);
 void tagstash_release_pages(unsigned long pfn, unsigned long pages);
 void tagstash_claim_tagged(void);
+void tagstash_claim_marked(void);
 void tagstash_void_claims(void);
 void tagstash_forget_claims(void);
 void tagstash_audit_claims(struct tagstash_audit *audit);
@@ -105,6 +109,7 @@ int tagstash_go_active(void);
 bool tagstash_go_dormant(const char *why);
 bool tagstash_try_go_dormant(const char *why);
 bool tagstash_is_active(void);
+void tagstash_forbid(bool forbid);
 void tagstash_refuse(const char *why);
 void tagstash_take_all_back(void);
 void tagstash_state_show(struct seq_file *file);

@@ -7,7 +7,7 @@
  *   statistics  the shim's counters by the names of docs/abi.md, then the driver's
  *   regions     a map of each region of tag storage, a character for a group of frames
  *   claims      claims and what the worst one took; writing begins a new search for the worst
- *   audit       reading looks at every page: each one that is tagged must have a claim
+ *   audit       reading looks at every page: each one whose tags may be in use must have a claim
  *   clients     who uses the stash, with pools and counters
  */
 #define pr_fmt(fmt) "tagstash: " fmt
@@ -156,8 +156,9 @@ static int audit_show(struct seq_file *file, void *data)
 	struct tagstash_audit audit;
 
 	tagstash_audit_claims(&audit);
-	seq_printf(file, "tagged: %lu\nclaimed: %lu\nlate: %lu\nmissing: %lu\n", audit.tagged,
-		   audit.claimed, audit.late, audit.missing);
+	seq_printf(file, "tagged: %lu\nclaimed: %lu\nidle_marks: %lu\n", audit.tagged,
+		   audit.claimed, audit.idle_marks);
+	seq_printf(file, "late: %lu\nmissing: %lu\n", audit.late, audit.missing);
 	if (audit.missing)
 		seq_printf(file, "first_missing_pfn: %#lx\n", audit.first);
 	return 0;

@@ -39,12 +39,17 @@ static bool resume;
 static int on_power(struct notifier_block *block, unsigned long action, void *data)
 {
 	switch (action) {
-	case PM_HIBERNATION_PREPARE:
 	case PM_RESTORE_PREPARE:
+		/* What comes back stores its tags itself, and looks after nothing of ours first. */
+		tagstash_forbid(true);
+		fallthrough;
+	case PM_HIBERNATION_PREPARE:
 		resume = tagstash_go_dormant("hibernation");
 		break;
-	case PM_POST_HIBERNATION:
 	case PM_POST_RESTORE:
+		tagstash_forbid(false);
+		fallthrough;
+	case PM_POST_HIBERNATION:
 		/*
 		 * Until processes were frozen, somebody may have written to debugfs, or loaded
 		 * this driver. Then the claims that it believes in are another shim's.

@@ -6,11 +6,20 @@
  * before the first store. They are all leaf functions of arch/arm64/lib/mte.S, whose first argument
  * is the page's address in the linear map.
  *
- * That is not enough where the kernel marks a page as tagged before it has cleared its tags (no
- * PG_mte_lock, before 6.2): a second CPU that maps the page then sees the mark and lets its program
- * store tags at once, before the first CPU has come to the function that clears them. Every such
- * mapping goes through mte_sync_tags(), so there the page is claimed at its entry, whoever comes
- * first. Newer kernels let the second CPU wait until the tags have been cleared.
+ * That is not enough, since a program may store tags without any of them, where the kernel takes
+ * its page for tagged already:
+ *
+ *   before 6.2 it marks a page before it has cleared its tags. A second CPU that maps the page then
+ *   sees the mark and lets its program store tags at once, before the first CPU has come to the
+ *   function that clears them;
+ *   from 6.2 on, splitting a huge page copies the mark of its first page to all the others, whose
+ *   tags nobody has cleared or claimed;
+ *   from 5.14 to 6.1, a page that comes back from swap space is marked, even if it never had tags.
+ *
+ * Every mapping with tags goes through mte_sync_tags(), so there the pages are claimed at its
+ * entry, marked or not. Tags of pages that are only marked are read as well: as they are copied
+ * with the page (mte_copy_page_tags()), or saved with it (mte_save_page_tags()). These would be
+ * bytes of the stash, so the page is claimed there too. claims.c clears what was only marked.
  *
  * Ends: the tracepoint mm_page_free, which every page passes on its way to the allocator, before
  * anybody else can get it. Mappings and their TLB entries are gone by then, so no tag of it is
@@ -51,32 +60,55 @@ static int on_page(struct kprobe *probe, struct pt_regs *regs)
 	return 0;
 }
 
-#ifndef PG_mte_lock
+/* mte_copy_page_tags(void *to, const void *from). */
+static int on_copy(struct kprobe *probe, struct pt_regs *regs)
+{
+	tagstash_claim_pages(__phys_to_pfn(virt_to_phys((void *)regs->regs[1])), 1);
+	return on_page(probe, regs);
+}
+
+#define SYNC_TAKES(type) __builtin_types_compatible_p(typeof(mte_sync_tags), type)
+
 /*
- * mte_sync_tags(pte_t old_pte or pte_t *ptep, pte_t pte). It deals with all pages of a compound
- * page, beginning with that of the entry; called for pages without tags too.
+ * mte_sync_tags(pte_t pte, unsigned int pages), or older: (pte_t pte), (pte_t old_pte, pte_t pte),
+ * (pte_t *ptep, pte_t pte). The older ones deal with all pages of a compound page, beginning with
+ * that of the entry; the oldest are called for pages without tags too.
  */
 static int on_sync(struct kprobe *probe, struct pt_regs *regs)
 {
-	pte_t pte = __pte(regs->regs[1]);
+	unsigned long pages;
+	pte_t pte;
 
+	if (SYNC_TAKES(void(pte_t, unsigned int))) {
+		pte = __pte(regs->regs[0]);
+		pages = (u32)regs->regs[1];
+	} else {
+		pte = __pte(regs->regs[SYNC_TAKES(void(pte_t)) ? 0 : 1]);
+		pages = compound_nr(pte_page(pte));
+	}
 	if (pte_tagged(pte))
-		tagstash_claim_pages(pte_pfn(pte), compound_nr(pte_page(pte)));
+		tagstash_claim_pages(pte_pfn(pte), pages);
 	return 0;
 }
-#endif
 
 /* Those that the kernel does not have are left out; text.c sees to it that none is missing here. */
 static struct hook hooks[] = {
 	{ .name = "mte_clear_page_tags", .handler = on_page },
-	{ .name = "mte_copy_page_tags", .handler = on_page },
+	{ .name = "mte_copy_page_tags", .handler = on_copy },
 	{ .name = "mte_copy_tags_from_user", .handler = on_page },
 	{ .name = "mte_restore_page_tags", .handler = on_page },
 	{ .name = "mte_zero_clear_page_tags", .handler = on_page },
-#ifndef PG_mte_lock
+	{ .name = "mte_save_page_tags", .handler = on_page },
 	{ .name = "mte_sync_tags", .handler = on_sync },
-#endif
 };
+
+/* Where the hook's function is; 0: the kernel has none of that name. */
+static unsigned long address_of(struct hook *hook)
+{
+	if (!hook->address)
+		hook->address = tagstash_find_symbol(hook->name);
+	return hook->address;
+}
 
 static struct tracepoint *page_free;
 
@@ -101,12 +133,9 @@ bool tagstash_hooks_cover(unsigned long address)
 {
 	unsigned int i;
 
-	for (i = 0; i < ARRAY_SIZE(hooks); i++) {
-		if (!hooks[i].address)
-			hooks[i].address = tagstash_find_symbol(hooks[i].name);
-		if (hooks[i].address == address)
+	for (i = 0; i < ARRAY_SIZE(hooks); i++)
+		if (address_of(&hooks[i]) == address)
 			return address;
-	}
 	return false;
 }
 
@@ -114,9 +143,7 @@ static int place(struct hook *hook)
 {
 	int error;
 
-	if (!hook->address)
-		hook->address = tagstash_find_symbol(hook->name);
-	if (!hook->address)
+	if (!address_of(hook))
 		return 0;
 	/* A probe that was unregistered has to be as new. */
 	memset(&hook->probe, 0, sizeof(hook->probe));
@@ -236,5 +263,5 @@ void tagstash_hooks_show(struct seq_file *file)
 	for (i = 0; i < ARRAY_SIZE(hooks); i++)
 		seq_printf(file, "  %-26s %s\n", hooks[i].name,
 			   hooks[i].placed ? "placed" :
-			   hooks[i].address ? "not placed" : "not in this kernel");
+			   address_of(&hooks[i]) ? "not placed" : "not in this kernel");
 }

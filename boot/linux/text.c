@@ -29,7 +29,8 @@ static unsigned long (*lookup_name)(const char *name);
 
 /* The first tag store without a hook, empty if there is none. */
 static char culprit[TAGSTASH_SYMBOL_SIZE];
-static DEFINE_SPINLOCK(culprit_lock);
+/* Raw: it is taken where nobody may sleep, on real-time kernels as well. */
+static DEFINE_RAW_SPINLOCK(culprit_lock);
 
 /* Tells whether a place is in a function that has a hook. Names it, if not. */
 static bool is_hooked(unsigned long address, char *name)
@@ -66,10 +67,10 @@ static void search(unsigned long start, unsigned long end, bool may_sleep)
 			continue;
 		if (is_hooked((unsigned long)insn, name))
 			continue;
-		spin_lock(&culprit_lock);
+		raw_spin_lock(&culprit_lock);
 		if (!culprit[0])
 			strscpy(culprit, name, sizeof(culprit));
-		spin_unlock(&culprit_lock);
+		raw_spin_unlock(&culprit_lock);
 		pr_warn("%s stores tags, and there is no hook for it\n", name);
 		return;
 	}
@@ -86,7 +87,9 @@ static void search_core(struct module *module, bool may_sleep)
 	unsigned long size = module->core_layout.text_size;
 #endif
 
-	search(start, start + size, may_sleep);
+	/* There may be none. */
+	if (start)
+		search(start, start + size, may_sleep);
 }
 
 /* Text of its init function, which is gone when that has run. */
@@ -214,10 +217,10 @@ bool tagstash_text_clean(char *who, size_t size)
 {
 	bool clean;
 
-	spin_lock(&culprit_lock);
+	raw_spin_lock(&culprit_lock);
 	clean = !culprit[0];
 	strscpy(who, culprit, size);
-	spin_unlock(&culprit_lock);
+	raw_spin_unlock(&culprit_lock);
 	return clean;
 }
 

@@ -197,6 +197,14 @@ impl Area {
         (0..self.granules()).for_each(|index| self.stg(index, pattern(seed, index)));
     }
 
+    /// Stores to each page and to no tag, through addresses with a seed's pattern: it is copied then,
+    /// tags and all, if it is shared.
+    pub fn touch(&self, seed: u64) {
+        for index in (0..self.granules()).step_by(4 * KIB as usize / GRANULE as usize) {
+            self.store(index, pattern(seed, index), index);
+        }
+    }
+
     /// Checks that the granules have the tags of a seed's pattern.
     pub fn verify(&self, seed: u64, when: &str) -> Outcome {
         for index in 0..self.granules() {
@@ -449,6 +457,8 @@ pub fn copy_on_write() -> Outcome {
     // The child changes pages that are still the parent's.
     let child = in_child(|| {
         area.verify(8, "the parent's tags in the child")?;
+        area.touch(8);
+        area.verify(8, "the tags of copied pages")?;
         area.tag(9);
         area.verify(9, "the child's own tags")
     })?;

@@ -12,6 +12,8 @@
 //!   check executes)
 //! * `hold`: tags a page, says where it is in physical memory and with which tags, waits for a
 //!   line of input, and says which tags it has then
+//! * `split`: has a huge page split of which one small page is tagged, and says which tags the
+//!   others have; waits for two lines of input in between
 //!
 //! It has no C library: it is built with the target that the firmware is built with, and makes its
 //! system calls itself.
@@ -26,6 +28,7 @@ mod fault;
 mod hold;
 mod memory;
 mod modes;
+mod split;
 mod swap;
 mod sys;
 mod threads;
@@ -68,6 +71,7 @@ extern "C" fn start(start: Start) -> ! {
         },
         [Some("control"), None, None] => modes::control(),
         [Some("hold"), None, None] => hold::run(),
+        [Some("split"), None, None] => split::run(),
         _ => usage(),
     };
     sys::exit(status)
@@ -75,7 +79,8 @@ extern "C" fn start(start: Start) -> ! {
 
 fn usage() -> u64 {
     println!(
-        "usage: mte-demo [count [all | CPUS] | tap FIRST [all] | brief FIRST CPUS | control | hold]"
+        "usage: mte-demo [count [all | CPUS] | tap FIRST [all] | brief FIRST CPUS | control | hold | \
+         split]"
     );
     2
 }

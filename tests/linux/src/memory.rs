@@ -91,6 +91,8 @@ fn shared() -> Outcome {
 fn copied(area: &Area, seed: u64) -> Outcome {
     let child = in_child(|| {
         area.verify(seed, "the parent's tags in the child")?;
+        area.touch(seed);
+        area.verify(seed, "the tags of copied pages")?;
         area.tag(seed + 1);
         area.verify(seed + 1, "the child's own tags")
     })?;

@@ -99,6 +99,8 @@ pub fn memory_file(length: u64) -> Result<u64> {
 pub enum Advice {
     /// Huge pages, where they fit.
     HugePage = 14,
+    /// Not needed soon. A part of a huge page is split off for that.
+    Cold = 20,
     /// Out of memory with it, into the swap space.
     PageOut = 21,
 }
