@@ -6,7 +6,9 @@
  *
  * Parameter path= names a file on a filesystem with cleancache. Reading debugfs tagstash_cost
  * measures, and says of each case how often it came, and its least, median and most ticks. What two
- * readings of the counter cost is taken off. Interrupts are off in what is counted.
+ * readings of the counter cost is taken off. Interrupts are off in what is counted. Reading debugfs
+ * tagstash_cma measures what it takes Linux to take single pages back that it has lent, from the
+ * area that it keeps for devices; that sleeps, so interrupts are on, and are counted with it.
  *
  * Pages that tags are stored to are not in use, and no mapping knows them; the driver's hooks see
  * them all the same, and see them freed.
@@ -31,6 +33,8 @@
 #define ROUNDS		1000
 /* Claims are looked for until so many have dropped a page. */
 #define CLAIMED_PAGES	8000
+/* Half of the least area there is. */
+#define CMA_PAGES	2000
 /* The statistics of the shim that tell one kind of claim from another. */
 #define STATISTIC_CLAIMS	9
 #define STATISTIC_BLOCKS_TAKEN	13
@@ -40,10 +44,14 @@ static char *path = "";
 module_param(path, charp, 0444);
 MODULE_PARM_DESC(path, "a file on a filesystem with cleancache");
 
-static struct dentry *file_made;
+static struct dentry *file_made, *cma_file_made;
 static struct file *file;
 static u64 overhead;
 static void (*clear_page_tags)(void *address);
+/* Of include/linux/dma-map-ops.h; for modules, the kernel does not export them. */
+static struct page *(*alloc_from_contiguous)(struct device *device, size_t count,
+					     unsigned int order, bool no_warn);
+static bool (*release_from_contiguous)(struct device *device, struct page *pages, int count);
 
 /* Ticks of one case. */
 struct samples {
@@ -254,28 +262,70 @@ static int cost_show(struct seq_file *out, void *data)
 }
 DEFINE_SHOW_ATTRIBUTE(cost);
 
-static int __init tagstash_cost_init(void)
+/* The pages stay taken until all are, as they do for a device. */
+static int cma_show(struct seq_file *out, void *data)
 {
-	struct kprobe finder = { .symbol_name = "mte_clear_page_tags" };
+	struct samples *samples = vzalloc(sizeof(*samples));
+	struct page **pages = kvcalloc(CMA_PAGES, sizeof(*pages), GFP_KERNEL);
+	unsigned int i;
+	int error = -ENOMEM;
+	u64 before;
+
+	if (!samples || !pages)
+		goto out;
+	for (i = 0; i < CMA_PAGES; i++) {
+		before = ticks();
+		pages[i] = alloc_from_contiguous(NULL, 1, 0, true);
+		if (pages[i])
+			add(samples, ticks() - before);
+		cond_resched();
+	}
+	report(out, "page taken back by CMA", samples);
+	for (i = 0; i < CMA_PAGES; i++)
+		if (pages[i])
+			release_from_contiguous(NULL, pages[i], 1);
+	error = 0;
+out:
+	vfree(samples);
+	kvfree(pages);
+	return error;
+}
+DEFINE_SHOW_ATTRIBUTE(cma);
+
+/* Finds a function of the kernel's that modules are not given; NULL: there is none. */
+static void *find(const char *name)
+{
+	struct kprobe finder = { .symbol_name = name };
 	int error = register_kprobe(&finder);
 
 	if (error) {
-		pr_err("the kernel has no mte_clear_page_tags (error %d)\n", error);
-		return error;
+		pr_err("the kernel has no %s (error %d)\n", name, error);
+		return NULL;
 	}
-	clear_page_tags = (void (*)(void *))finder.addr;
 	unregister_kprobe(&finder);
+	return finder.addr;
+}
+
+static int __init tagstash_cost_init(void)
+{
+	clear_page_tags = find("mte_clear_page_tags");
+	alloc_from_contiguous = find("dma_alloc_from_contiguous");
+	release_from_contiguous = find("dma_release_from_contiguous");
+	if (!clear_page_tags || !alloc_from_contiguous || !release_from_contiguous)
+		return -ENOENT;
 	file = filp_open(path, O_RDONLY, 0);
 	if (IS_ERR(file)) {
 		pr_err("path=%s: error %ld\n", path, PTR_ERR(file));
 		return PTR_ERR(file);
 	}
 	file_made = debugfs_create_file("tagstash_cost", 0400, NULL, NULL, &cost_fops);
+	cma_file_made = debugfs_create_file("tagstash_cma", 0400, NULL, NULL, &cma_fops);
 	return 0;
 }
 
 static void __exit tagstash_cost_exit(void)
 {
+	debugfs_remove(cma_file_made);
 	debugfs_remove(file_made);
 	filp_close(file, NULL);
 }
