@@ -7,6 +7,7 @@ The clones hold this working tree (files that git knows, with their changes), an
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import re
@@ -112,10 +113,10 @@ def same_bytes() -> None:
 def whole() -> None:
     """Looks for what belongs into the archive, and verifies its sums."""
     found = members(PLACES[0])
-    for name in ("tagstash.img", "tagstash.elf", "README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE", "docs/abi.md",
-                 "licences/THIRD-PARTY.txt"):
+    for name in ("tagstash.img", "tagstash.elf", "README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE", "LICENSE-GPL-2.0",
+                 "docs/abi.md", "licences/THIRD-PARTY.txt"):
         expect(len(found.get(name, b"")) > 100, f"{name} is missing or empty")
-    for pattern in ("docs/*.md", "boot/*.cmd", "boot/*.its", "boot/*.dtso", "boot/*.py"):
+    for pattern in ("docs/*.md", "boot/*.cmd", "boot/*.its", "boot/*.dtso", "boot/*.py", "boot/linux/*"):
         for path in PLACES[0].glob(pattern):
             name = path.relative_to(PLACES[0]).as_posix()
             expect(not path.is_file() or name in found, f"{name} is missing")
@@ -183,6 +184,7 @@ TESTS: list[tuple[str, Callable[[], None]]] = [
 
 def main() -> int:
     """Runs the tests; returns the process's exit status."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if run(["git", "rev-parse", "HEAD"], ROOT).returncode != 0 or not (ROOT / ".git").exists():
         print("TAP version 14\n1..1\nok 1 - dist # SKIP these sources are not a git repository, so there is nothing to clone")

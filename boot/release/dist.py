@@ -9,6 +9,7 @@ a name that says so.
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import hashlib
 import io
@@ -25,7 +26,8 @@ from crates import ROOT, Crate, CratesError, compiler, crates, output
 BUILD = ROOT / "build"
 ELF = ROOT / "target/aarch64-unknown-none-softfloat/release/tagstash"
 # What is given away beside the image: patterns, from the project's root.
-DOCUMENTS = ("README.md", "CHANGELOG.md", "LICENSE-*", "docs/*.md", "boot/*.cmd", "boot/*.its", "boot/*.dtso", "boot/*.py")
+DOCUMENTS = ("README.md", "CHANGELOG.md", "LICENSE-*", "docs/*.md", "boot/*.cmd", "boot/*.its", "boot/*.dtso", "boot/*.py", "boot/linux/*.[ch]",
+             "boot/linux/*.config", "boot/linux/Kbuild", "boot/linux/Makefile")
 LICENCE_NAMES = re.compile(r"(?i)^(licen[cs]e|copying|copyright|notice|unlicense)([-_.].*)?$")
 # Licences that ask for their text and notice to go along, and nothing else.
 PERMISSIVE = {"MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib", "0BSD", "Unicode-3.0", "Apache-2.0 WITH LLVM-exception"}
@@ -144,6 +146,7 @@ def pack(top: str, files: dict[str, bytes], when: int) -> bytes:
 
 def main() -> int:
     """Makes the archive; returns the process's exit status."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     commit = os.environ.get("TAGSTASH_COMMIT", "unknown")
     try:
         clean = state(commit, os.environ.get("FORCE", "") not in ("", "0"))
