@@ -10,6 +10,7 @@ Prints one TAP line.
 
 from __future__ import annotations
 
+import argparse
 import struct
 import sys
 from pathlib import Path
@@ -110,14 +111,14 @@ def check(path: Path) -> list[str]:
 
 def main() -> int:
     """Checks the file named on the command line."""
-    if len(sys.argv) != 2:
-        print(f"usage: {sys.argv[0]} ELF-FILE", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, metavar="ELF-FILE", help="the program to look at")
+    file = parser.parse_args().file
     print("TAP version 14\n1..1")
     try:
-        wrong = check(Path(sys.argv[1]))
+        wrong = check(file)
     except (OSError, ValueError, struct.error) as error:
-        wrong = [f"{sys.argv[1]}: {error}"]
+        wrong = [f"{file}: {error}"]
     for line in wrong:
         print(f"# {line}")
     print("not ok" if wrong else "ok", "1 - P5 the service is compiled for LSE whole: no exclusive loops")

@@ -8,6 +8,7 @@ is skipped.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -90,6 +91,7 @@ def sees_faults(checkpatch: Path) -> None:
 
 def main() -> int:
     """Checks every file; returns the process's exit status."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     files = [file for directory in DIRECTORIES for file in sorted((ROOT / directory).glob("*.[ch]")) if not file.name.endswith(".mod.c")]
     checkpatch, reason = find_checkpatch()
 

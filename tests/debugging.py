@@ -8,6 +8,7 @@ overflow check would have gone. Prints TAP.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import signal
@@ -281,6 +282,7 @@ TESTS: list[tuple[str, Callable[[], None]]] = [
 
 def main() -> int:
     """Runs the tests; returns the process's exit status."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     LOGS.mkdir(parents=True, exist_ok=True)
     # So that a stopped test ends its run.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

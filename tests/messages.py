@@ -12,6 +12,7 @@ message begins with and the advice that it ends with may be left out. Prints one
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,9 @@ def forms(message: str) -> Iterator[re.Pattern[str]]:
 
 def main() -> int:
     """Checks, or lists; returns the process's exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="list the messages of each file, and check nothing")
+    options = parser.parse_args()
     files = []
     for name in SOURCES:
         path = ROOT / name
@@ -72,7 +76,7 @@ def main() -> int:
         messages = strings(file.read_text())
         if not messages:
             continue
-        if "--list" in sys.argv:
+        if options.list:
             print(f"{file.relative_to(ROOT)}:", *(f"    {message}" for message in messages), sep="\n")
             continue
         number += 1
@@ -82,7 +86,7 @@ def main() -> int:
         print(f"{'not ok' if missing else 'ok'} {number} - {file.relative_to(ROOT)}: {len(messages)} messages are explained")
         for message in missing:
             print(f"# not in {', '.join(PAGES)}: {message}")
-    if "--list" not in sys.argv:
+    if not options.list:
         print(f"1..{number}")
     return 1 if bad else 0
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -186,6 +187,7 @@ def in_a_directory(test: Callable[[Path], None]) -> None:
 
 def main() -> int:
     """Runs all tests, as TAP."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     tests: list[tuple[str, Callable[[Path], None]]] = [
         ("an overlay goes into an image and comes out", goes_in_and_out),
         ("what cannot be embedded is refused", refuses),

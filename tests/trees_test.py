@@ -9,6 +9,7 @@ own. The sources are a Makefile with Kbuild's targets.
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import lzma
@@ -506,6 +507,7 @@ TESTS = [
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     try:
         sys.exit(tap.run(TESTS))
     finally:

@@ -9,6 +9,7 @@ library. It also keeps the developer's directories out of what is given away.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -106,12 +107,11 @@ def remaps() -> list[str]:
 
 def main() -> int:
     """Writes the cargo configuration to the file named on the command line."""
-    if len(sys.argv) != 2:
-        print(f"usage: {sys.argv[0]} FILE", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, metavar="FILE", help="the configuration to write")
     try:
         # TOML, whose basic strings are those of JSON.
-        Path(sys.argv[1]).write_text(f"[target.{TARGET}]\nrustflags = {json.dumps(remaps(), indent=4)}\n")
+        parser.parse_args().file.write_text(f"[target.{TARGET}]\nrustflags = {json.dumps(remaps(), indent=4)}\n")
     except (CratesError, OSError) as error:
         print(f"crates: {error}", file=sys.stderr)
         return 1
