@@ -325,6 +325,27 @@ void tagstash_claim_tagged(void)
 	smp_mb();
 }
 
+/*
+ * Claims a page that is to be cleared if it is only marked. It is held meanwhile: debugging kernels
+ * unmap what is freed.
+ */
+static void claim_held(unsigned long pfn, unsigned long pages, void *data)
+{
+	struct page *page = pfn_to_page(pfn), *head = compound_head(page);
+
+	/* What is being freed is tagged by nobody. */
+	while (get_page_unless_zero(head)) {
+		if (compound_head(page) == head) {
+			claim_walked(pfn, pages, data);
+			put_page(head);
+			return;
+		}
+		/* It has been split meanwhile. */
+		put_page(head);
+		head = compound_head(page);
+	}
+}
+
 /**
  * tagstash_claim_marked() - claims what is only marked, and clears its tags
  *
@@ -334,7 +355,7 @@ void tagstash_claim_tagged(void)
 void tagstash_claim_marked(void)
 {
 	if (walked)
-		visit_tagged(is_marked, claim_walked, NULL);
+		visit_tagged(is_marked, claim_held, NULL);
 }
 
 /**
