@@ -185,7 +185,7 @@ STRUCT = "struct hook {"
 NOTHING = "static int on_nothing(struct kprobe *probe, struct pt_regs *regs)\n{\n\treturn 0;\n}\n\n"
 # A claim that comes late, as if the CPU had been held up: time for another one to use the page.
 LATE = ("#include <linux/delay.h>\nstatic int on_late_page(struct kprobe *probe, struct pt_regs *regs)\n{\n\tif (!(regs->regs[0] >> PAGE_SHIFT & 15))\n\t\tmdelay(2);\n"
-        "\ttagstash_claim_pages(__phys_to_pfn(virt_to_phys((void *)regs->regs[0])), 1);\n\treturn 0;\n}\n\n")
+        "\ttagstash_claim_pages(__phys_to_pfn(virt_to_phys((void *)regs->regs[0])), 1, TAGSTASH_CLEAR_NONE);\n\treturn 0;\n}\n\n")
 
 
 def handler(name: str, new: str, old: str = "on_page") -> tuple[str, str, str]:
@@ -217,6 +217,12 @@ FAULTS = [
           [handler("mte_copy_page_tags", "on_page", "on_copy")], "load,split", kernel="6.12"),
     fault("a page that is only marked stays so as it goes dormant", r"going dormant: (copies|pages that get tags)",
           [("activation.c", "		tagstash_claim_marked();\n", "		;\n")], "load,split", kernel="6.12"),
+    fault("a debugger reads tags of memory out of reach", r"debugger",
+          [handler("mte_copy_tags_to_user", "on_nothing", "on_peek"), ("hooks.c", STRUCT, NOTHING + STRUCT)], "load,split", kernel="6.12"),
+    fault("tags are cleared while the hooks are removed", r"switch: tags are checked meanwhile", [
+        ("activation.c", "		tagstash_end_clearing();\n		tagstash_hooks_remove();", "		tagstash_hooks_remove();"),
+        ("hooks.c", "		hooks[i].placed = false;\n	}\n", "		hooks[i].placed = false;\n		msleep(300);\n	}\n"),
+        ("hooks.c", STRUCT, "#include <linux/delay.h>\n" + STRUCT)], "load,switch", kernel="6.12"),
     fault("a claim does not call the shim", r"claim|damaged|wrong|checks of memory tagging",
           [("claims.c", "while (left && !tagstash_reclaim(address, left, &res)) {",
             "for (res.a1 = res.a2 = left; left;) {")]),

@@ -143,11 +143,19 @@ static void begin_dormant(void)
  */
 static void take_back(void)
 {
-	if (tagstash_uses_tags())
-		tagstash_claim_marked();
+	char why[WHY_SIZE];
+
+	if (tagstash_uses_tags()) {
+		/* Where a hook was passed by, tags may be in use of what has no claim. */
+		if (tagstash_hooks_intact(why, sizeof(why)))
+			tagstash_claim_marked();
+		else
+			tagstash_end_clearing();
+	}
 	tagstash_void_claims();
 	take_all_back_slowly();
 	if (tagstash_uses_tags()) {
+		tagstash_end_clearing();
 		tagstash_hooks_remove();
 		take_all_back_slowly();
 	}

@@ -18,7 +18,8 @@
  * all tags in use are claimed, a page that is newly claimed has none; if it is marked nevertheless,
  * the kernel will not clear it, and what its tags are then is what the stash had there. So they are
  * cleared here, under the lock, before the bit is set: nobody who believes in the bit has stored
- * any yet.
+ * any yet. That ends before the first hook is removed, since from then on tags are in use of pages
+ * without a bit.
  *
  * The walk over all pages holds no page. It may find one tagged that is freed before it claims it;
  * then the page has a claim that it does not need, until it is freed the next time. That is the
@@ -147,26 +148,28 @@ static void clear_tags(struct page *page)
 			     "memory");
 }
 
-/* Clears the tags of those pages of a run that are marked and were not claimed before. */
-static void clear_marked(unsigned long pfn, unsigned long pages, unsigned long clear)
+/* Clears the tags of those pages of a run that were not claimed before. */
+static void clear_run(unsigned long pfn, unsigned long pages, unsigned long new,
+		      enum tagstash_clear clear)
 {
 	for (; pages; pfn++, pages--)
-		if ((clear & bits_of(pfn, 1)) && is_marked(pfn_to_page(pfn)))
+		if ((new & bits_of(pfn, 1)) &&
+		    (clear == TAGSTASH_CLEAR_ALL || is_marked(pfn_to_page(pfn))))
 			clear_tags(pfn_to_page(pfn));
 }
 
 /* Claims a run under its lock; returns the pages of 4 KiB that were newly claimed. */
-static u64 claim_run(unsigned long pfn, unsigned long pages)
+static u64 claim_run(unsigned long pfn, unsigned long pages, enum tagstash_clear clear)
 {
 	struct arm_smccc_res res;
 	unsigned long flags, *word = word_of(pfn), bits = bits_of(pfn, pages);
 	phys_addr_t address = PFN_PHYS(pfn);
 	u64 left = PARTS(pages), taken = 0, before, took;
-	unsigned long clear;
+	unsigned long new;
 
 	raw_spin_lock_irqsave(lock_of(pfn), flags);
-	clear = ~*word & bits;
-	if (clear) {
+	new = ~*word & bits;
+	if (new) {
 		before = ticks_now();
 		while (left && !tagstash_reclaim(address, left, &res)) {
 			taken += res.a2;
@@ -178,8 +181,8 @@ static u64 claim_run(unsigned long pfn, unsigned long pages)
 		if (left) {
 			this_cpu_add(counters.foreign, pages);
 		} else {
-			if (READ_ONCE(walked))
-				clear_marked(pfn, pages, clear);
+			if (clear != TAGSTASH_CLEAR_NONE && READ_ONCE(walked))
+				clear_run(pfn, pages, new, clear);
 			/* Tags are cleared before the bit is seen by who does not take the lock. */
 			smp_wmb();
 			WRITE_ONCE(*word, *word | bits);
@@ -192,7 +195,7 @@ static u64 claim_run(unsigned long pfn, unsigned long pages)
 			this_cpu_write(counters.worst, took);
 	}
 	raw_spin_unlock_irqrestore(lock_of(pfn), flags);
-	if (clear)
+	if (new)
 		trace_tagstash_claim(pfn, pages, taken, took);
 	return taken;
 }
@@ -201,10 +204,12 @@ static u64 claim_run(unsigned long pfn, unsigned long pages)
  * tagstash_claim_pages() - claims pages whose tags are about to be used
  * @pfn: page frame number of the first
  * @pages: how many
+ * @clear: which tags are cleared of pages that had no claim. What had none has no tags in use,
+ *	unless it was never active, or is dormant
  *
  * In any context. The caller holds the pages. When it returns, their tags may be stored.
  */
-void tagstash_claim_pages(unsigned long pfn, unsigned long pages)
+void tagstash_claim_pages(unsigned long pfn, unsigned long pages, enum tagstash_clear clear)
 {
 	unsigned long end = pfn + pages, next;
 
@@ -216,7 +221,7 @@ void tagstash_claim_pages(unsigned long pfn, unsigned long pages)
 			this_cpu_add(counters.held, next - pfn);
 			continue;
 		}
-		this_cpu_add(counters.claims, claim_run(pfn, next - pfn));
+		this_cpu_add(counters.claims, claim_run(pfn, next - pfn, clear));
 	}
 	/* The bits were read before the tags are stored, and set after the claims were complete. */
 	smp_mb();
@@ -308,7 +313,7 @@ static void claim_walked(unsigned long pfn, unsigned long pages, void *data)
 
 	for (; pfn < end && clip(&pfn, &end); pfn = next) {
 		next = run_end(pfn, end);
-		this_cpu_add(counters.walked, claim_run(pfn, next - pfn));
+		this_cpu_add(counters.walked, claim_run(pfn, next - pfn, TAGSTASH_CLEAR_MARKED));
 	}
 }
 
@@ -336,7 +341,7 @@ static void claim_held(unsigned long pfn, unsigned long pages, void *data)
 	/* What is being freed is tagged by nobody. */
 	while (get_page_unless_zero(head)) {
 		if (compound_head(page) == head) {
-			claim_walked(pfn, pages, data);
+			claim_walked(pfn, pages > 1 ? compound_nr(head) : 1, data);
 			put_page(head);
 			return;
 		}
@@ -359,6 +364,19 @@ void tagstash_claim_marked(void)
 }
 
 /**
+ * tagstash_end_clearing() - clears no tags any more
+ *
+ * As soon as one hook is gone, or passed by, tags are in use of pages without a claim. Returns when
+ * all other CPUs know. May sleep.
+ */
+void tagstash_end_clearing(void)
+{
+	WRITE_ONCE(walked, false);
+	/* A kprobe's handler runs without preemption. */
+	synchronize_rcu();
+}
+
+/**
  * tagstash_void_claims() - says that the shim is about to void all claims
  */
 void tagstash_void_claims(void)
@@ -375,7 +393,6 @@ void tagstash_forget_claims(void)
 {
 	if (claimed)
 		bitmap_zero(claimed, end_pfn - first_pfn);
-	walked = false;
 	/* Pairs with the acquire in is_missing(): it is dormant by now. */
 	smp_store_release(&voiding, false);
 }
@@ -407,6 +424,8 @@ static bool needs_claim(unsigned long pfn)
  */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 18, 0)
 struct mappings {
+	/* Where the page is in its file, or in what anonymous memory has for one. */
+	pgoff_t index;
 	unsigned int all;
 	unsigned int tagged;
 };
@@ -416,6 +435,9 @@ static bool count_mapping(struct folio *folio, struct vm_area_struct *area, unsi
 {
 	struct mappings *mappings = data;
 
+	/* Other parts of a large folio may be mapped otherwise. */
+	if (mappings->index - area->vm_pgoff >= vma_pages(area))
+		return true;
 	mappings->all++;
 	if (area->vm_flags & VM_MTE)
 		mappings->tagged++;
@@ -435,9 +457,16 @@ static bool is_only_marked(struct page *page)
 
 	if (!walk || !control.anon_lock || !folio_try_get(folio))
 		return false;
+	/* Of hugetlb the locks have another order; none of it is only marked. */
+	if (folio_test_hugetlb(folio)) {
+		folio_put(folio);
+		return false;
+	}
 	folio_lock(folio);
-	if (page_folio(page) == folio && is_marked(page))
+	if (page_folio(page) == folio && is_marked(page)) {
+		mappings.index = folio->index + folio_page_idx(folio, page);
 		walk(folio, &control);
+	}
 	folio_unlock(folio);
 	folio_put(folio);
 	return mappings.all && !mappings.tagged;

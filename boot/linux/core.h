@@ -90,10 +90,24 @@ struct tagstash_audit {
 
 int tagstash_claims_init(void);
 void tagstash_claims_exit(void);
-void tagstash_claim_pages(unsigned long pfn, unsigned long pages);
+
+/**
+ * enum tagstash_clear - whether tags of a page are cleared as it is newly claimed
+ * @TAGSTASH_CLEAR_NONE: no: the caller is about to store them all
+ * @TAGSTASH_CLEAR_MARKED: if the kernel takes them for initialised, and so will not
+ * @TAGSTASH_CLEAR_ALL: always
+ */
+enum tagstash_clear {
+	TAGSTASH_CLEAR_NONE,
+	TAGSTASH_CLEAR_MARKED,
+	TAGSTASH_CLEAR_ALL,
+};
+
+void tagstash_claim_pages(unsigned long pfn, unsigned long pages, enum tagstash_clear clear);
 void tagstash_release_pages(unsigned long pfn, unsigned long pages);
 void tagstash_claim_tagged(void);
 void tagstash_claim_marked(void);
+void tagstash_end_clearing(void);
 void tagstash_void_claims(void);
 void tagstash_forget_claims(void);
 void tagstash_audit_claims(struct tagstash_audit *audit);

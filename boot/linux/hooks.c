@@ -18,8 +18,9 @@
  *
  * Every mapping with tags goes through mte_sync_tags(), so there the pages are claimed at its
  * entry, marked or not. Tags of pages that are only marked are read as well: as they are copied
- * with the page (mte_copy_page_tags()), or saved with it (mte_save_page_tags()). These would be
- * bytes of the stash, so the page is claimed there too. claims.c clears what was only marked.
+ * with the page (mte_copy_page_tags()), or saved with it (mte_save_page_tags()); and a debugger
+ * reads tags of pages that are not even marked (mte_copy_tags_to_user()). These would be bytes of
+ * the stash, so the page is claimed there too. claims.c clears what nobody has initialised.
  *
  * Ends: the tracepoint mm_page_free, which every page passes on its way to the allocator, before
  * anybody else can get it. Mappings and their TLB entries are gone by then, so no tag of it is
@@ -50,21 +51,48 @@ struct hook {
 	bool placed;
 };
 
-/*
- * The page whose address is the first argument. mte_copy_tags_from_user()'s need not be the page's
- * first byte.
- */
+static void claim_argument(const struct pt_regs *regs, unsigned int n, enum tagstash_clear clear)
+{
+	tagstash_claim_pages(__phys_to_pfn(virt_to_phys((void *)regs->regs[n])), 1, clear);
+}
+
+/* The page whose address is the first argument, all of whose tags are stored. */
 static int on_page(struct kprobe *probe, struct pt_regs *regs)
 {
-	tagstash_claim_pages(__phys_to_pfn(virt_to_phys((void *)regs->regs[0])), 1);
+	claim_argument(regs, 0, TAGSTASH_CLEAR_NONE);
+	return 0;
+}
+
+/* mte_save_page_tags(const void *page, void *to). */
+static int on_save(struct kprobe *probe, struct pt_regs *regs)
+{
+	claim_argument(regs, 0, TAGSTASH_CLEAR_MARKED);
+	return 0;
+}
+
+/*
+ * mte_copy_tags_from_user(void *to, from, count), of a debugger, anywhere in the page. It may be
+ * memory that is out of the program's reach, which no mapping with tags has prepared.
+ */
+static int on_poke(struct kprobe *probe, struct pt_regs *regs)
+{
+	claim_argument(regs, 0, TAGSTASH_CLEAR_ALL);
+	return 0;
+}
+
+/* mte_copy_tags_to_user(to, void *from, count): the same. */
+static int on_peek(struct kprobe *probe, struct pt_regs *regs)
+{
+	claim_argument(regs, 1, TAGSTASH_CLEAR_ALL);
 	return 0;
 }
 
 /* mte_copy_page_tags(void *to, const void *from). */
 static int on_copy(struct kprobe *probe, struct pt_regs *regs)
 {
-	tagstash_claim_pages(__phys_to_pfn(virt_to_phys((void *)regs->regs[1])), 1);
-	return on_page(probe, regs);
+	claim_argument(regs, 1, TAGSTASH_CLEAR_MARKED);
+	claim_argument(regs, 0, TAGSTASH_CLEAR_NONE);
+	return 0;
 }
 
 #define SYNC_TAKES(type) __builtin_types_compatible_p(typeof(mte_sync_tags), type)
@@ -87,7 +115,7 @@ static int on_sync(struct kprobe *probe, struct pt_regs *regs)
 		pages = compound_nr(pte_page(pte));
 	}
 	if (pte_tagged(pte))
-		tagstash_claim_pages(pte_pfn(pte), pages);
+		tagstash_claim_pages(pte_pfn(pte), pages, TAGSTASH_CLEAR_MARKED);
 	return 0;
 }
 
@@ -95,10 +123,11 @@ static int on_sync(struct kprobe *probe, struct pt_regs *regs)
 static struct hook hooks[] = {
 	{ .name = "mte_clear_page_tags", .handler = on_page },
 	{ .name = "mte_copy_page_tags", .handler = on_copy },
-	{ .name = "mte_copy_tags_from_user", .handler = on_page },
+	{ .name = "mte_copy_tags_from_user", .handler = on_poke },
+	{ .name = "mte_copy_tags_to_user", .handler = on_peek },
 	{ .name = "mte_restore_page_tags", .handler = on_page },
 	{ .name = "mte_zero_clear_page_tags", .handler = on_page },
-	{ .name = "mte_save_page_tags", .handler = on_page },
+	{ .name = "mte_save_page_tags", .handler = on_save },
 	{ .name = "mte_sync_tags", .handler = on_sync },
 };
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pages whose tags the kernel takes for initialised though nobody has cleared them: from 6.2 on those
 //! of a huge page that is split while one of its small pages is tagged, from 5.14 to 6.1 those that
-//! come back from swap space.
+//! come back from swap space. And pages that a debugger reads tags of, from 6.1 on, though nothing
+//! has prepared them for tags.
 
 use linux_program::{println, tags};
 
 use crate::checks::{Area, MIB, PLAIN, TAGGED, Trouble, in_child};
 use crate::swap::vmstat;
-use crate::sys::{self, Advice, TagCheck};
+use crate::sys::{self, Advice, PROT_MTE, SIGSTOP, TagCheck};
 
 const PAGE: u64 = 4096;
 const HUGE: u64 = 2 * MIB;
@@ -52,6 +53,7 @@ fn split() -> Result<(), Trouble> {
     println!("split: pages kept {kept} of {}", swapped.length / PAGE);
     println!("split: done");
     wait()?;
+    println!("split: a debugger sees not zero {}", out_of_reach()?);
     // SAFETY: nothing refers to the area.
     unsafe { sys::protect(swapped.start, swapped.length, TAGGED)? };
     println!("split: swapped, tags not zero {}", not_zero(&swapped, 0));
@@ -78,6 +80,32 @@ fn split() -> Result<(), Trouble> {
         .count();
     println!("split: tags wrong {wrong}");
     Ok(())
+}
+
+/// How many granules have another tag than 0 that a debugger reads of memory that was never within
+/// its program's reach with tags. 5.10 does not give any.
+fn out_of_reach() -> Result<usize, Trouble> {
+    let area = Area::new(MIB, PLAIN)?;
+    let pages = || (0..area.length / PAGE).map(|page| page * PAGE / tags::GRANULE);
+    let child = in_child(|| {
+        pages().for_each(|index| area.store(index, 0, index));
+        // SAFETY: nothing refers to the area, and nobody comes to it any more.
+        unsafe { sys::protect(area.start, area.length, PROT_MTE)? };
+        sys::trace_me()?;
+        sys::kill(sys::own_id(), SIGSTOP)?;
+        Ok(())
+    })?;
+    sys::wait(child)?;
+    let mut count = 0;
+    for index in pages() {
+        let mut bytes = [0; (PAGE / tags::GRANULE) as usize];
+        if sys::trace_tags(child, area.granule(index), &mut bytes, false).is_ok() {
+            count += bytes.iter().filter(|&&tag| tag != 0).count();
+        }
+    }
+    sys::trace_continue(child)?;
+    sys::wait(child)?;
+    Ok(count)
 }
 
 /// How many granules have another tag than 0, from number `first` on.
