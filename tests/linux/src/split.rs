@@ -39,7 +39,10 @@ fn split() -> Result<(), Trouble> {
     for page in 0..HUGE / PAGE {
         area.store(page * PAGE / tags::GRANULE, 0, page);
     }
-    println!("split: huge pages {}", vmstat("thp_fault_alloc")?.unwrap_or(0) - before.unwrap_or(0));
+    match (before, vmstat("thp_fault_alloc")?) {
+        (Some(before), Some(after)) => println!("split: huge pages {}", after - before),
+        _ => println!("split: huge pages unknown"),
+    }
     // SAFETY: nothing refers to the area.
     unsafe { sys::protect(area.start, PAGE, TAGGED)? };
     area.stg(0, 5);
