@@ -12,6 +12,7 @@
 //!   check executes)
 //! * `hold`: tags a page, says where it is in physical memory and with which tags, waits for a
 //!   line of input, and says which tags it has then
+//! * `copies`: the check of fork's copies alone, on any CPU; says by its exit status how it went
 //! * `split`: has a huge page split of which one small page is tagged, and says which tags the
 //!   others have; waits for two lines of input in between
 //!
@@ -72,6 +73,13 @@ extern "C" fn start(start: Start) -> ! {
         [Some("control"), None, None] => modes::control(),
         [Some("hold"), None, None] => hold::run(),
         [Some("split"), None, None] => split::run(),
+        [Some("copies"), None, None] => match checks::copy_on_write() {
+            Ok(()) => 0,
+            Err(trouble) => {
+                println!("mte-demo: copies: {trouble}");
+                1
+            }
+        },
         _ => usage(),
     };
     sys::exit(status)
@@ -80,7 +88,7 @@ extern "C" fn start(start: Start) -> ! {
 fn usage() -> u64 {
     println!(
         "usage: mte-demo [count [all | CPUS] | tap FIRST [all] | brief FIRST CPUS | control | hold | \
-         split]"
+         split | copies]"
     );
     2
 }
