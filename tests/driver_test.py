@@ -193,15 +193,14 @@ def handler(name: str, new: str, old: str = "on_page") -> tuple[str, str, str]:
     return "hooks.c", f'{{ .name = "{name}", .handler = {old} }}', f'{{ .name = "{name}", .handler = {new} }}'
 
 
-def hook_left_out(name: str, kernel: str = "5.10") -> Fault:
+def hook_left_out(name: str, kernel: str = "5.10", old: str = "on_page") -> Fault:
     """The hook of a function counts as one, and does nothing."""
     return fault(f"no hook at {name}", r"claim|damaged|wrong|checks of memory tagging",
-                 [handler(name, "on_nothing"), ("hooks.c", STRUCT, NOTHING + STRUCT)], kernel=kernel)
+                 [handler(name, "on_nothing", old), ("hooks.c", STRUCT, NOTHING + STRUCT)], kernel=kernel)
 
 
 FAULTS = [
-    fault("no hook at mte_copy_page_tags", r"claim|damaged|wrong|checks of memory tagging",
-          [handler("mte_copy_page_tags", "on_nothing", "on_copy"), ("hooks.c", STRUCT, NOTHING + STRUCT)]),
+    hook_left_out("mte_copy_page_tags", old="on_copy"),
     hook_left_out("mte_restore_page_tags", "6.12"),
     fault("a CPU that is held up before it clears tags (no fault)", "",
           [handler("mte_clear_page_tags", "on_late_page"), ("hooks.c", STRUCT, LATE + STRUCT)], "load,tags", words="guest.late=8"),

@@ -86,7 +86,7 @@ fn split() -> Result<(), Trouble> {
 }
 
 /// How many granules have another tag than 0 that a debugger reads of memory that was never within
-/// its program's reach with tags. 5.10 does not give any.
+/// its program's reach with tags. 5.10 clears them as it maps the memory.
 fn out_of_reach() -> Result<usize, Trouble> {
     let area = Area::new(MIB, PLAIN)?;
     let pages = || (0..area.length / PAGE).map(|page| page * PAGE / tags::GRANULE);
